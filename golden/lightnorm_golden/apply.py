@@ -30,7 +30,7 @@ def scale_and_add(
 
 
 def _span(factor: Float64, term: Float64, fmt: BlockFormat, spec: NormSpec) -> int:
-    """Most bits that an exact sum can need: from the lower of the two last bits to above the higher of the first bits."""
+    """Most bits an exact sum can need: from the lower of the two last bits to above the higher of the first bits."""
     both = (factor != 0) & (term[:, None] != 0)
     if not both.any():
         return 0

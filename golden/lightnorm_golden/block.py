@@ -1,7 +1,7 @@
 """Block floating point: quantize, decode, and packed bits (arithmetic specification, section 1).
 
-Inside the model a tensor is "block-major": an array (block_size, channels, blocks), so that everything a block shares is
-a reduction over axis 0 of long contiguous rows. The public `Blocks` is in the order of the elements.
+Inside the model a tensor is "block-major": an array (block_size, channels, blocks), so that everything a block shares
+is a reduction over axis 0 of long contiguous rows. The public `Blocks` is in the order of the elements.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from .formats import BlockFormat
 
-__all__ = ["Blocks", "Float64", "Int", "decode", "encode", "pack", "quantize", "to_block_major", "unpack"]
+__all__ = [
+    "Blocks", "Float64", "Int", "decode", "encode", "fill_padding", "is_floating", "pack", "quantize",
+    "round_half_even", "to_block_major", "unpack",
+]  # fmt: skip
 
 Float64 = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -24,7 +27,7 @@ _HUGE = 2.0**300  # beyond every format, so an infinite block maximum saturates 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Encoded tensor: `shared_exp` (C, blocks), `sign` and `significand` (C, blocks, block_size), all unsigned integers."""
+    """Encoded tensor: `shared_exp` (C, blocks), `sign` and `significand` (C, blocks, block_size), all unsigned."""
 
     format: BlockFormat
     shared_exp: NDArray[np.uint8]
@@ -32,13 +35,29 @@ class Blocks:
     significand: NDArray[np.uint16]
 
 
+def is_floating(values: NDArray[Any]) -> bool:
+    """Whether values are floating-point numbers that float64 holds exactly."""
+    return bool(np.issubdtype(values.dtype, np.floating)) and values.dtype.itemsize <= 8
+
+
 def to_block_major(values: NDArray[Any], block_size: int) -> Float64:
-    """(C, m) in element order -> (block_size, C, blocks) float64, the last block padded with zeros."""
+    """(C, m) in element order -> a new (block_size, C, blocks) float64 array, the last block padded with zeros."""
     channels, count = values.shape
     blocks = -(-count // block_size)
     if blocks * block_size != count:
         values = np.pad(values, ((0, 0), (0, blocks * block_size - count)))
-    return np.ascontiguousarray(values.reshape(channels, blocks, block_size).transpose(2, 0, 1), dtype=np.float64)
+    return np.array(values.reshape(channels, blocks, block_size).transpose(2, 0, 1), dtype=np.float64, order="C")
+
+
+def fill_padding(values: Float64, elements: int, fill: float) -> None:
+    """Set what lies behind the first `elements` of each channel of a block-major array, in place."""
+    block_size, _, blocks = values.shape
+    values[elements - (blocks - 1) * block_size :, :, -1] = fill
+
+
+def round_half_even(values: Float64, out: Float64 | None = None) -> Float64:
+    """RNE to integers."""
+    return np.rint(values, out=out)
 
 
 def floor_log2(magnitude: Float64) -> Int:
@@ -54,10 +73,11 @@ def encode(values: Float64, fmt: BlockFormat) -> tuple[Float64, Int]:
     largest = np.minimum(np.maximum(values.max(axis=0), -values.min(axis=0)), _HUGE)
     shared_exp = np.clip(floor_log2(largest) + fmt.bias, 0, fmt.max_shared_exp)
     steps_per_unit = np.ldexp(1.0, -(shared_exp + fmt.min_exponent))
-    values *= steps_per_unit
-    np.rint(values, out=values)  # exact: RNE of an exact quotient
+    with np.errstate(over="ignore"):  # what overflows float64 saturates below
+        values *= steps_per_unit
+    round_half_even(values, out=values)  # exact: RNE of an exact quotient
     np.clip(values, -fmt.max_significand, fmt.max_significand, out=values)
-    shared_exp[(largest == 0) | (np.rint(largest * steps_per_unit) == 0)] = 0
+    shared_exp[(largest == 0) | (round_half_even(largest * steps_per_unit) == 0)] = 0
     return values, shared_exp
 
 
@@ -77,16 +97,18 @@ def quantize(values: NDArray[Any], fmt: BlockFormat) -> Blocks:
 
     Infinities saturate. Raises ValueError for a NaN (naming its index) or another shape or dtype.
     """
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"values must be a floating-point array (C, m), not {values.dtype} {values.shape}")
+    if values.ndim != 2 or not is_floating(values):
+        kind = f"{values.dtype} {values.shape}"
+        raise ValueError(f"values must be an array (C, m) of float16, float32 or float64, not {kind}")
     if np.isnan(values).any():
-        raise ValueError(f"values must not hold NaN; the first is at index {tuple(map(int, np.argwhere(np.isnan(values))[0]))}")
+        index = tuple(map(int, np.argwhere(np.isnan(values))[0]))
+        raise ValueError(f"values must not hold NaN; the first is at index {index}")
     return to_blocks(*encode(to_block_major(values, fmt.block_size), fmt), fmt)
 
 
 def decode(blocks: Blocks, count: int | None = None) -> Float64:
     """Exact values (C, m) of the first `count` elements of each channel (default: all, padding included)."""
-    values = np.where(blocks.sign, -1.0, 1.0) * blocks.significand
+    values = np.where(blocks.sign, -1.0, 1.0) * blocks.significand.astype(np.float64)
     values *= step(blocks.shared_exp.astype(np.int64), blocks.format)[..., None]
     return values.reshape(len(values), -1)[:, :count] + 0.0  # + 0.0: a negative zero decodes to the number 0
 

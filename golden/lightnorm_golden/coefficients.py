@@ -8,7 +8,7 @@ import numpy as np
 
 from .block import Float64
 from .spec import NormSpec
-from .wide import add, divide, multiply, round_integer
+from .wide import add, divide, multiply, round_integers
 
 __all__ = ["Affine", "GradTerms", "affine", "grad_terms", "mean_and_sigma", "running"]
 
@@ -27,8 +27,8 @@ def mean_and_sigma(
 ) -> tuple[Float64, Float64]:
     """mean = K(K(S) * inv_count), sigma = K(K(T - U) * range_gain)."""
     unit = spec.activation.min_exponent
-    rounded = np.array([round_integer(value, unit, spec.coef) for value in total])
-    ranges = np.array([round_integer(value, unit, spec.coef) for value in range_total])
+    rounded = round_integers(total, unit, spec.coef)
+    ranges = round_integers(range_total, unit, spec.coef)
     return multiply(rounded, inv_count, spec.coef), multiply(ranges, range_gain, spec.coef)
 
 
@@ -73,8 +73,8 @@ def grad_terms(
 ) -> GradTerms:
     """From Q (units of the gradient's step) and D (units of the product of both steps)."""
     coef, unit = spec.coef, spec.gradient.min_exponent
-    grad_bias = np.array([round_integer(value, unit, coef) for value in grad_total])
-    product = np.array([round_integer(value, unit + spec.activation.min_exponent, coef) for value in product_total])
+    grad_bias = round_integers(grad_total, unit, coef)
+    product = round_integers(product_total, unit + spec.activation.min_exponent, coef)
     grad_weight = multiply(invstd, add(product, -multiply(mean, grad_bias, coef), coef), coef)
     center = multiply(scale, multiply(grad_bias, inv_count, coef), coef)
     ext = multiply(scale, multiply(grad_weight, range_gain, coef), coef)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .apply import scale_and_add
-from .block import Blocks, Float64, Int, encode, step, to_block_major, to_blocks
+from .block import Blocks, Float64, Int, encode, fill_padding, is_floating, step, to_block_major, to_blocks
 from .coefficients import affine, mean_and_sigma, running
 from .formats import BlockFormat
 from .spec import MAX_ELEMENTS, NormSpec
@@ -19,7 +19,7 @@ from .wide import round_wide
 
 __all__ = ["Forward", "Inference", "forward", "infer"]
 
-_TILE_ELEMENTS = 1 << 15  # channels are processed in groups of about this many elements, which stay in the cache
+_TILE_ELEMENTS = 1 << 17  # channels are processed in groups of about this many elements, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,16 @@ class Forward(Inference):
 
 def check_tensor(name: str, tensor: Any, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
     """A floating-point (N, C, *spatial) array without NaN, or a ValueError that says what is wrong."""
-    if not isinstance(tensor, np.ndarray) or not np.issubdtype(tensor.dtype, np.floating):
+    if not isinstance(tensor, np.ndarray) or not is_floating(tensor):
         kind = f"an array of {tensor.dtype}" if isinstance(tensor, np.ndarray) else type(tensor).__name__
-        raise ValueError(f"{name} must be a floating-point NumPy array, not {kind}")
+        raise ValueError(f"{name} must be a NumPy array of float16, float32 or float64, not {kind}")
     if tensor.ndim < 2 or tensor.size == 0:
         raise ValueError(f"{name} must have the shape (N, C, *spatial) and at least one element, not {tensor.shape}")
     if shape is not None and tensor.shape != shape:
         raise ValueError(f"{name} must have the shape of x, {shape}, not {tensor.shape}")
-    if elements_per_channel(tensor) > MAX_ELEMENTS:
-        raise ValueError(f"{name} must have at most {MAX_ELEMENTS} values per channel, not {elements_per_channel(tensor)}")
+    elements = elements_per_channel(tensor)
+    if elements > MAX_ELEMENTS:
+        raise ValueError(f"{name} must have at most {MAX_ELEMENTS} values per channel, not {elements}")
     if np.isnan(np.min(tensor)):
         index = tuple(map(int, np.argwhere(np.isnan(tensor))[0]))
         raise ValueError(f"{name} must not hold NaN; the first is at index {index}")
@@ -65,8 +66,9 @@ def check_channels(name: str, values: Any, channels: int, default: float, spec: 
     if values is None:
         return np.full(channels, default)
     array = np.asarray(values)
-    if array.shape != (channels,) or not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} must be a floating-point array of shape ({channels},), not {array.dtype} {array.shape}")
+    if array.shape != (channels,) or not is_floating(array):
+        allowed = f"an array of float16, float32 or float64 of shape ({channels},)"
+        raise ValueError(f"{name} must be {allowed}, not {array.dtype} {array.shape}")
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
         raise ValueError(f"{name} must be finite; channel {bad} is {array[bad]}")
@@ -75,7 +77,8 @@ def check_channels(name: str, values: Any, channels: int, default: float, spec: 
 
 def check_scalar(name: str, value: Any, low: float, high: float, spec: NormSpec) -> float:
     """A number in [low, high] rounded to K, or a ValueError."""
-    if not np.isscalar(value) or isinstance(value, (str, bytes)) or not low <= value <= high or not np.isfinite(value):  # type: ignore[operator]
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not low <= value <= high or not np.isfinite(value):
         allowed = f"in [{low:g}, {high:g}]" if np.isfinite(high) else f"finite and at least {low:g}"
         raise ValueError(f"{name} must be a number {allowed}, not {value!r}")
     return float(round_wide(np.asarray(value, np.float64), spec.coef))
@@ -90,7 +93,7 @@ def check_training(elements: int, chunks: Any) -> None:
 
 def elements_per_channel(tensor: NDArray[Any]) -> int:
     """N times the spatial size."""
-    return tensor.size // tensor.shape[1]
+    return int(tensor.size // tensor.shape[1])
 
 
 def channel_tiles(tensor: NDArray[Any]) -> Iterator[slice]:
@@ -125,7 +128,7 @@ class OutputTensor:
     def encode(self, tile: slice, exact: Float64) -> None:
         """Round the tile's exact block-major values (overwritten) and store them; padding is written as zero."""
         fmt = self._format
-        exact[self._elements - (exact.shape[2] - 1) * fmt.block_size :, :, -1] = 0
+        fill_padding(exact, self._elements, 0.0)
         signed, shared_exp = encode(exact, fmt)
         part = to_blocks(signed, shared_exp, fmt)
         self.blocks.shared_exp[tile] = part.shared_exp

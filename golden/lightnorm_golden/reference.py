@@ -1,4 +1,4 @@
-"""Batch norm in ordinary floating point: what the hardware's arithmetic approximates, for error bounds and benchmarks."""
+"""Batch norm in ordinary floating point: what the hardware approximates, for error bounds and benchmarks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def range_batch_norm(
     eps: float = 1e-5,
     gain: str = "d2",
 ) -> NDArray[np.float64]:
-    """Range batch norm of x (N, C, *spatial) in float64, unquantized: Banner et al. (2018) with this project's chunks."""
+    """Range batch norm of x (N, C, *spatial) in float64, unquantized: Banner et al. (2018) with the page's chunks."""
     channels = x.shape[1]
     flat = np.moveaxis(x, 1, 0).reshape(channels, -1).astype(np.float64)
     chunking = Chunking(flat.shape[1], block_size, chunks)

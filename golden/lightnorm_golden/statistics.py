@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from .block import Float64, Int
+from .block import Float64, Int, fill_padding
 from .formats import BlockFormat
 from .spec import NormSpec
 from .wide import round_wide
@@ -46,8 +46,8 @@ class Chunking:
 def expected_range(count: int) -> float:
     """d2(count): expected range of `count` standard normals, integral of 1 - Phi^n - (1 - Phi)^n over the real line.
 
-    Source: L. H. C. Tippett, Biometrika 17 (1925). The trapezoidal rule converges exponentially here; twice the integral
-    over x > 0 is taken, where the upper tail Phi(-x) is exact from erfc.
+    Source: L. H. C. Tippett, Biometrika 17 (1925). The trapezoidal rule converges exponentially here; twice the
+    integral over x > 0 is taken, where the upper tail Phi(-x) is exact from erfc.
     """
     points = np.linspace(0.0, 12.0, 6001)
     tail = np.array([0.5 * math.erfc(x / math.sqrt(2)) for x in points])
@@ -58,7 +58,7 @@ def expected_range(count: int) -> float:
 def gain_constant(gain: str, count: int) -> float:
     """C for chunks of `count` elements: sigma is C times the mean range; 0 for one element, which has no range.
 
-    `d2`: unbiased for normal data. `rangebn`: Banner et al.'s code (NeurIPS 2018). `lightnorm`: Noh et al.'s code (2022).
+    `d2`: unbiased for normal data. `rangebn`: Banner et al.'s code (NeurIPS 2018). `lightnorm`: Noh et al.'s (2022).
     """
     if count == 1:
         return 0.0
@@ -83,7 +83,7 @@ class HostConstants:
 
 def host_constants(elements: int, chunks: int, spec: NormSpec) -> HostConstants:
     """Constants for channels of `elements` and a wanted number of chunks (section 3)."""
-    chunking = Chunking(elements, spec.activation.block_size, chunks)
+    chunking = Chunking(elements, spec.activation.block_size, int(chunks))
     gain = gain_constant(spec.gain, min(elements, chunking.chunk_blocks * chunking.block_size))
     inv_count, range_gain = round_wide(np.array([1 / elements, gain / chunking.chunks]), spec.coef)
     return HostConstants(chunking.chunk_blocks, chunking.chunks, float(inv_count), float(range_gain))
@@ -110,6 +110,12 @@ class RangeStatistics:
     min_position: Int
 
 
+def first_argmax(values: Float64, axis: int) -> Int:
+    """Where along the axis the first of the largest values is."""
+    positions: Int = values.argmax(axis=axis)
+    return positions
+
+
 def _chunk_extreme(signed: Float64, shared_exp: Int, chunk_blocks: int, block_size: int) -> tuple[list[int], Int]:
     """Sum over chunks of each chunk's maximum and its positions; padding must be -inf. signed is block-major."""
     channels, blocks = shared_exp.shape
@@ -117,25 +123,23 @@ def _chunk_extreme(signed: Float64, shared_exp: Int, chunk_blocks: int, block_si
     block_max = signed.max(axis=0)
     values = np.full((channels, chunks * chunk_blocks), -np.inf)
     values[:, :blocks] = np.ldexp(block_max, shared_exp)
-    in_chunk = values.reshape(channels, chunks, chunk_blocks).argmax(axis=2)
+    in_chunk = first_argmax(values.reshape(channels, chunks, chunk_blocks), axis=2)
     block = in_chunk + np.arange(chunks) * chunk_blocks
     channel = np.arange(channels)[:, None]
     total = binned_sum(block_max[channel, block], shared_exp[channel, block])
-    element = signed[:, channel, block].argmax(axis=0)
+    element = first_argmax(signed[:, channel, block], axis=0)
     return total, block * block_size + element
 
 
-def range_statistics(signed: Float64, shared_exp: Int, elements: int, chunk_blocks: int, fmt: BlockFormat) -> RangeStatistics:
-    """Statistics of block-major significands (block_size, C, blocks) of which `elements` per channel are not padding."""
+def range_statistics(
+    signed: Float64, shared_exp: Int, elements: int, chunk_blocks: int, fmt: BlockFormat
+) -> RangeStatistics:
+    """Statistics of block-major significands (block_size, C, blocks), `elements` per channel without the padding."""
     total = binned_sum(signed.sum(axis=0), shared_exp)
-    padded = slice(elements - (shared_exp.shape[1] - 1) * fmt.block_size, None)
-    kept = signed[padded, :, -1].copy()
-    try:
-        signed[padded, :, -1] = -np.inf
-        max_total, max_position = _chunk_extreme(signed, shared_exp, chunk_blocks, fmt.block_size)
-        signed[padded, :, -1] = np.inf
-        negated_min_total, min_position = _chunk_extreme(-signed, shared_exp, chunk_blocks, fmt.block_size)
-    finally:
-        signed[padded, :, -1] = kept
+    fill_padding(signed, elements, -np.inf)
+    max_total, max_position = _chunk_extreme(signed, shared_exp, chunk_blocks, fmt.block_size)
+    fill_padding(signed, elements, np.inf)
+    negated_min_total, min_position = _chunk_extreme(-signed, shared_exp, chunk_blocks, fmt.block_size)
+    fill_padding(signed, elements, 0.0)
     range_total = [high + low for high, low in zip(max_total, negated_min_total, strict=True)]
     return RangeStatistics(total, range_total, max_position, min_position)

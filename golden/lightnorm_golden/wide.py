@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from .block import Float64
+from .block import Float64, round_half_even
 from .formats import WideFormat
 
-__all__ = ["add", "divide", "multiply", "round_integer", "round_wide", "sum_to_odd"]
+__all__ = ["add", "divide", "multiply", "round_integers", "round_wide", "sum_to_odd"]
 
 
 def round_wide(value: Float64, fmt: WideFormat) -> Float64:
-    """RNE to the format; magnitudes below 2^-126 after rounding become +0, above the largest finite value it saturates."""
+    """RNE to the format; a magnitude that rounds to below 2^-126 becomes +0, above the largest value it saturates."""
     fraction, exponent = np.frexp(value)
-    rounded = np.ldexp(np.rint(np.ldexp(fraction, fmt.significand_bits)), exponent - fmt.significand_bits)
+    rounded = np.ldexp(round_half_even(np.ldexp(fraction, fmt.significand_bits)), exponent - fmt.significand_bits)
     rounded = np.clip(rounded, -fmt.max_value, fmt.max_value)
     return np.where(np.abs(rounded) < 2.0**fmt.min_exponent, 0.0, rounded)
 
@@ -48,12 +48,13 @@ def divide(a: float, b: Float64, fmt: WideFormat) -> Float64:
     return round_wide(np.asarray(a / b), fmt)
 
 
-def round_integer(value: int, exponent: int, fmt: WideFormat) -> float:
-    """K(value * 2^exponent) for an integer of any size."""
-    magnitude = abs(value)
-    excess = max(magnitude.bit_length() - 53, 0)
-    if excess:
-        sticky = magnitude & ((1 << excess) - 1) != 0
-        magnitude = magnitude >> excess | sticky
-    exact = np.ldexp(float(magnitude), exponent + excess)
-    return float(np.copysign(1.0, value) * round_wide(np.asarray(exact), fmt)) + 0.0
+def drop_to_odd(value: int, count: int) -> int:
+    """value / 2^count rounded to odd: what the dropped bits held stays visible in the last bit."""
+    return value >> count | (value & ((1 << count) - 1) != 0)
+
+
+def round_integers(values: list[int], exponent: int, fmt: WideFormat) -> Float64:
+    """K(value * 2^exponent) for integers of any size."""
+    excess = [max(value.bit_length() - 53, 0) for value in values]
+    kept = np.array([float(drop_to_odd(value, count)) for value, count in zip(values, excess, strict=True)])
+    return round_wide(np.ldexp(kept, exponent + np.array(excess)), fmt)

@@ -1,0 +1,1 @@
+"""Combinational building blocks: shifts that keep what they drop, leading ones, and the rounding decision."""

@@ -1,0 +1,54 @@
+"""Logarithmic shifters. Each step is a named signal: Amaranth expressions are trees, and would double at every step."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+
+__all__ = ["normalize", "shift_left", "shift_right_sticky"]
+
+
+def shift_left(m: Module, value: Value, amount: Value, width: int, *, name: str) -> Signal:
+    """value << amount, kept to `width` bits; unsigned."""
+    current = Signal(width, name=f"{name}_in")
+    m.d.comb += current.eq(value)
+    for bit in reversed(range(len(amount))):
+        step = Signal(width, name=f"{name}_by_{1 << bit}")
+        m.d.comb += step.eq(Mux(amount[bit], current << (1 << bit), current))
+        current = step
+    return current
+
+
+def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> tuple[Signal, Signal]:
+    """(value >> amount, whether any dropped bit was set); unsigned, the width of `value`."""
+    current, sticky = Signal(len(value), name=f"{name}_in"), Signal(name=f"{name}_sticky_in")
+    m.d.comb += current.eq(value)
+    for bit in reversed(range(len(amount))):
+        size = 1 << bit
+        step = Signal(len(value), name=f"{name}_by_{size}")
+        dropped = Signal(name=f"{name}_sticky_{size}")
+        m.d.comb += [
+            step.eq(Mux(amount[bit], current >> size, current)),
+            dropped.eq(sticky | (amount[bit] & current[:size].any())),
+        ]
+        current, sticky = step, dropped
+    return current, sticky
+
+
+def normalize(m: Module, value: Value, *, name: str) -> tuple[Signal, Signal]:
+    """(value shifted left until its top bit is set, number of places); zero gives all places and zero."""
+    width = len(value)
+    current = Signal(width, name=f"{name}_in")
+    m.d.comb += current.eq(value)
+    places = []
+    for bit in reversed(range((width - 1).bit_length())):
+        size = 1 << bit
+        empty, step = Signal(name=f"{name}_empty_{size}"), Signal(width, name=f"{name}_by_{size}")
+        m.d.comb += [
+            empty.eq(~current[max(width - size, 0) :].any()),
+            step.eq(Mux(empty, current << size, current)),
+        ]
+        places.append(empty)
+        current = step
+    count = Signal(max(len(places), 1), name=f"{name}_places")
+    m.d.comb += count.eq(Cat(reversed(places)))
+    return current, count

@@ -1,0 +1,1 @@
+"""The data path, one file per stage: unpack, reduce, buffer, coefficients, apply, pack."""

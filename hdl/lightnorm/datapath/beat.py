@@ -1,0 +1,32 @@
+"""Layouts of everything that travels between stages."""
+
+from __future__ import annotations
+
+from amaranth.lib import data
+
+from lightnorm_golden.formats import BlockFormat
+
+__all__ = ["beat_layout", "block_layout", "element_layout", "output_layout"]
+
+
+def element_layout(fmt: BlockFormat) -> data.StructLayout:
+    """Significand below, sign on top. Behind `unpack`, a negative zero marks padding and every zero is positive."""
+    return data.StructLayout({"significand": fmt.significand_bits, "sign": 1})
+
+
+def block_layout(fmt: BlockFormat) -> data.StructLayout:
+    """The packed bits of a block: shared exponent lowest, then the elements in order."""
+    return data.StructLayout(
+        {"shared_exp": fmt.exp_bits, "elements": data.ArrayLayout(element_layout(fmt), fmt.block_size)}
+    )
+
+
+def beat_layout(fmt: BlockFormat, lanes: int) -> data.ArrayLayout:
+    """Whole blocks, the first one lowest."""
+    return data.ArrayLayout(block_layout(fmt), lanes // fmt.block_size)
+
+
+def output_layout(width: int) -> data.StructLayout:
+    """A beat of packed blocks, `last` on top: it closes a channel."""
+    return data.StructLayout({"data": width, "last": 1})
+

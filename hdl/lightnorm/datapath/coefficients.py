@@ -1,0 +1,397 @@
+"""Coefficients of a channel from its statistics: one wide unit that plays the micro-program of the pass."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lightnorm_golden.formats import WideFormat
+from lightnorm_golden.spec import NormSpec
+
+from ..arith.wide import Adder, FromFloat32, Rounder, significand, unrounded_layout, wide_layout
+from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Operation, Program, schedule
+from .reduce import total_bits
+
+__all__ = ["MODES", "Coefficients", "coefficients_layout", "statistics_shapes"]
+
+MODES = {"infer": 0, "train": 1, "backward": 2}
+"""Values of the run-time input `mode`."""
+
+DIVIDE_BITS_PER_CYCLE = 2
+
+
+def _low_bits(spec: NormSpec) -> int:
+    """Bits of a significand that a multiplication takes in its first cycle."""
+    return spec.coef.significand_bits // 2
+
+
+def coefficients_layout(spec: NormSpec, terms: int) -> data.StructLayout:
+    """What apply needs of a channel: the scale, the terms (`program.TERMS`), and whether terms are subtracted."""
+    wide = wide_layout(spec.coef)
+    return data.StructLayout({"scale": wide, "terms": data.ArrayLayout(wide, terms), "mode": 2})
+
+
+def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
+    """Exact statistics by name: shape, and exponent of their unit."""
+    bits, unit = total_bits(spec.activation), spec.activation.min_exponent
+    return {"total": (signed(bits + 1), unit), "range_total": (unsigned(bits), unit)}
+
+
+class TotalSelect(wiring.Component):
+    """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit; combinational.
+
+    A digit is as long as a wide significand, so the pair below the leading digit holds every bit that rounding looks at.
+    """
+
+    def __init__(self, *, spec: NormSpec, names: tuple[str, ...]) -> None:
+        self.spec, self.names = spec, names
+        self.shapes = statistics_shapes(spec)
+        super().__init__(
+            {f"i_{name}": In(self.shapes[name][0]) for name in names}
+            | {"i_select": In(range(max(len(names), 2))), "o": Out(unrounded_layout(spec.coef))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        fmt = self.spec.coef
+        digit = fmt.significand_bits
+        count = max(-(-self.shapes[name][0].width // digit) for name in self.names)
+        chosen, base = Signal(signed(count * digit)), Signal(signed(11))
+        with m.Switch(self.i_select):
+            for index, name in enumerate(self.names):
+                with m.Case(index):
+                    exponent = fmt.bias + self.shapes[name][1] + digit
+                    m.d.comb += [chosen.eq(getattr(self, f"i_{name}")), base.eq(exponent)]
+        negative = chosen[-1]
+        digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
+        pair, position = Signal(2 * digit), Signal(range(count))
+        below = Signal()  # something nonzero under the pair
+        m.d.comb += pair.eq(Cat(Const(0, digit), digits[0]))
+        nonzero = [Signal(name=f"nonzero_{index}") for index in range(count)]
+        for index in range(count):
+            m.d.comb += nonzero[index].eq(digits[index].any())
+            if index:
+                with m.If((digits[index] ^ negative.replicate(digit)).any()):
+                    m.d.comb += [
+                        pair.eq(Cat(digits[index - 1], digits[index])),
+                        position.eq(index),
+                        below.eq(Cat(nonzero[: index - 1]).any() if index > 1 else 0),
+                    ]
+        m.d.comb += [
+            self.o.magnitude.eq((pair ^ negative.replicate(2 * digit)) + (negative & ~below)),
+            self.o.sticky.eq(below),
+            self.o.sign.eq(negative),
+            self.o.exponent.eq(base + position * digit),
+        ]
+        return m
+
+
+class Reciprocal(wiring.Component):
+    """1 / divisor's significand by restoring division, two quotient bits a cycle.
+
+    `i_start` loads; each `i_step` makes the next bits; after `cycles` steps `o` is the quotient, to be rounded.
+    The divisor must hold still meanwhile. Source: Ercegovac and Lang, Digital Arithmetic (2004), chapter 5.
+    """
+
+    @staticmethod
+    def cycles(spec: NormSpec) -> int:
+        """Steps for an integer bit, the significand behind it and a guard bit."""
+        return -(-(spec.coef.significand_bits + 2) // DIVIDE_BITS_PER_CYCLE)
+
+    def __init__(self, *, spec: NormSpec) -> None:
+        self.spec = spec
+        super().__init__(
+            {
+                "i_divisor": In(wide_layout(spec.coef)),
+                "i_start": In(1),
+                "i_step": In(1),
+                "o": Out(unrounded_layout(spec.coef)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        fmt = self.spec.coef
+        bits = self.cycles(self.spec) * DIVIDE_BITS_PER_CYCLE
+        remainder = Signal(fmt.significand_bits + 1, reset_less=True)
+        quotient = Signal(bits, reset_less=True)
+        divisor = significand(self.i_divisor)
+        rest: Value = remainder
+        made = []
+        for step in range(DIVIDE_BITS_PER_CYCLE):
+            difference = Signal(signed(fmt.significand_bits + 2), name=f"difference_{step}")
+            following = Signal(fmt.significand_bits + 1, name=f"remainder_{step}")
+            m.d.comb += [
+                difference.eq(rest - divisor),
+                following.eq(Mux(difference < 0, rest, difference) << 1),
+            ]
+            made.append(difference >= 0)
+            rest = following
+        with m.If(self.i_start):
+            m.d.sync += remainder.eq(1 << fmt.man_bits)
+        with m.Elif(self.i_step):
+            m.d.sync += [remainder.eq(rest), quotient.eq(Cat(*reversed(made), quotient))]
+        m.d.comb += [
+            self.o.magnitude.eq(quotient << (len(self.o.magnitude) - bits)),
+            self.o.sticky.eq(remainder.any()),
+            self.o.exponent.eq(2 * fmt.bias - self.i_divisor.exponent),
+            self.o.sign.eq(self.i_divisor.sign),
+        ]
+        return m
+
+
+class Coefficients(wiring.Component):
+    """The wide unit: plays a pass's program once per `i_request`.
+
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats), longer if parameter words are late or
+    result words are not taken. Every operation takes a cycle of operands (two for a full multiplication) and a cycle of
+    rounding; a reciprocal runs beside the others. `o` offers the coefficients until they are taken.
+
+    Ports
+    -----
+    i_request : the statistics are there (training), or a channel is coming (inference).
+    o_release : they have been read; the request is to be withdrawn or renewed from the next cycle on.
+    o_idle : no program runs and none is about to.
+    i_parameters, o_results : float32 words, in the order of `program.PARAMETERS` and `program.RESULTS`.
+    o_nonfinite : pulses when a parameter word was NaN or infinite (it is read as 0).
+    """
+
+    def __init__(self, *, spec: NormSpec, passes: tuple[str, ...]) -> None:
+        self.spec, self.passes = spec, passes
+        self.terms = max(len(TERMS[name]) for name in passes)
+        used = {operand for name in passes for operation in PROGRAMS[name] for operand in operation.operands}
+        self.statistics = tuple(name for name in statistics_shapes(spec) if name in used)
+        self.constants = tuple(name for name in CONSTANTS if name in used)
+        cycles = Reciprocal.cycles(spec)
+        self.pinned = {"spread": 0, "scale": 1} | {
+            term: 2 + index for name in passes for index, term in enumerate(TERMS[name])
+        }
+        short = spec.scale.significand_bits <= spec.coef.significand_bits - _low_bits(spec)
+        self.programs: dict[str, Program] = {
+            name: schedule(name, divide_cycles=cycles, scale_is_short=short, pinned=self.pinned) for name in passes
+        }
+        self.latency = {name: len(program.slots) + 1 for name, program in self.programs.items()}
+        shapes = statistics_shapes(spec)
+        super().__init__(
+            {f"i_{name}": In(shapes[name][0]) for name in self.statistics}
+            | {f"i_{name}": In(32) for name in self.constants}
+            | {
+                "i_mode": In(2),
+                "i_request": In(1),
+                "o_release": Out(1),
+                "o_idle": Out(1),
+                "o_nonfinite": Out(1),
+                "i_parameters": In(stream.Signature(32)),
+                "o_results": Out(stream.Signature(32)),
+                "o": Out(stream.Signature(coefficients_layout(spec, self.terms))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        fmt = self.spec.coef
+        registers = [
+            Signal(wide_layout(fmt), name=f"register_{index}", reset_less=True)
+            for index in range(max(program.registers for program in self.programs.values()))
+        ]
+        parameter = Signal(wide_layout(fmt), reset_less=True)
+        parameter_valid = Signal()
+
+        # the micro-program's controls
+        slot_count = max(len(program.slots) for program in self.programs.values())
+        step = Signal(range(slot_count))
+        running, done, advance, last = Signal(), Signal(), Signal(), Signal()
+        needs_parameter, pop, emit, release = Signal(), Signal(), Signal(), Signal()
+        kind, negate_b, first_half, second_half = Signal(Kind), Signal(), Signal(), Signal()
+        divide_start, divide_step, to_scale = Signal(), Signal(), Signal()
+        write = Signal(len(registers))
+        select_a, select_b = _Selector(m, "a", fmt), _Selector(m, "b", fmt)
+        select_total = Signal(range(max(len(self.statistics), 2)))
+        sources: dict[str, Value] = {ZERO: Const(0, wide_layout(fmt).size)}
+        for name in self.constants:
+            sources[name] = getattr(self, f"i_{name}")[23 - fmt.man_bits :]
+        for names in PARAMETERS.values():
+            sources |= {name: parameter.as_value() for name in names}
+        with m.Switch(self.i_mode):
+            for name, program in self.programs.items():
+                with m.Case(MODES[name]), m.Switch(step):
+                    for index, slot in enumerate(program.slots):
+                        with m.Case(index):
+                            m.d.comb += [
+                                last.eq(index == len(program.slots) - 1),
+                                pop.eq(slot.pop_parameter),
+                                emit.eq(slot.emit),
+                                release.eq(slot.release_statistics),
+                                divide_start.eq(slot.divide_start),
+                                divide_step.eq(slot.divide_step),
+                            ]
+                            if slot.write:
+                                m.d.comb += [
+                                    write.eq(1 << slot.registers[slot.write.result]),
+                                    to_scale.eq(slot.write.kind is Kind.MULTIPLY_SCALE),
+                                ]
+                            if slot.operation:
+                                operation = slot.operation
+                                m.d.comb += [
+                                    kind.eq(operation.kind),
+                                    first_half.eq(slot.first_half),
+                                    second_half.eq(slot.second_half),
+                                    negate_b.eq(operation.negate_b),
+                                    needs_parameter.eq(any(word in PARAMETERS[name] for word in operation.operands)),
+                                ]
+                                if operation.kind is Kind.TOTAL:
+                                    m.d.comb += select_total.eq(self.statistics.index(operation.a))
+                                else:
+                                    self._select(operation, slot.registers, sources, registers, select_a, select_b)
+        operand_a, operand_b = select_a.finish(), select_b.finish()
+
+        # operands
+        adder = m.submodules.adder = Adder(fmt=fmt)
+        reciprocal = m.submodules.reciprocal = Reciprocal(spec=self.spec)
+        unrounded = Signal(unrounded_layout(fmt), reset_less=True)
+        m.d.comb += [
+            adder.i_a.eq(operand_a),
+            adder.i_b.eq(operand_b),
+            adder.i_negate_b.eq(negate_b),
+            reciprocal.i_divisor.eq(registers[self.pinned["spread"]]),
+            reciprocal.i_start.eq(divide_start & advance),
+            reciprocal.i_step.eq(divide_step & advance),
+        ]
+        product = self._multiply(m, operand_a, operand_b, first_half, second_half, unrounded)
+        following = Signal(unrounded_layout(fmt))
+        with m.Switch(kind):
+            with m.Case(Kind.ADD):
+                m.d.comb += following.eq(adder.o)
+            with m.Case(Kind.MULTIPLY, Kind.MULTIPLY_SCALE):
+                m.d.comb += following.eq(product)
+            with m.Case(Kind.RECIPROCAL):
+                m.d.comb += following.eq(reciprocal.o)
+                with m.If(~operand_b.exponent.any()):
+                    m.d.comb += [following.magnitude.eq(0), following.sticky.eq(0)]
+            if self.statistics:
+                total = m.submodules.total = TotalSelect(spec=self.spec, names=self.statistics)
+                m.d.comb += [getattr(total, f"i_{name}").eq(getattr(self, f"i_{name}")) for name in self.statistics]
+                m.d.comb += total.i_select.eq(select_total)
+                with m.Case(Kind.TOTAL):
+                    m.d.comb += following.eq(total.o)
+        with m.If(advance):
+            m.d.sync += unrounded.eq(following)
+
+        # rounding
+        rounder = m.submodules.rounder = Rounder(fmt=fmt, scale=self.spec.scale)
+        m.d.comb += [rounder.i.eq(unrounded), rounder.i_scale.eq(to_scale)]
+        for index, register in enumerate(registers):
+            with m.If(write[index] & advance):
+                m.d.sync += register.eq(rounder.o)
+
+        # sequence and streams
+        result_free = Signal()
+        m.d.comb += [
+            result_free.eq(~self.o_results.valid | self.o_results.ready),
+            advance.eq(running & ~(needs_parameter & ~parameter_valid) & ~(emit & ~result_free)),
+            self.o_release.eq(release & advance),
+            self.o_idle.eq(~running & ~self.i_request),
+            self.o.valid.eq(done),
+            self.o.payload.scale.eq(registers[self.pinned["scale"]]),
+            self.o.payload.mode.eq(self.i_mode),
+        ]
+        for index in range(self.terms):
+            m.d.comb += self.o.payload.terms[index].eq(registers[2 + index])
+        with m.If(done & self.o.ready):
+            m.d.sync += done.eq(0)
+        with m.If(advance):
+            m.d.sync += step.eq(step + 1)
+            with m.If(last):
+                m.d.sync += [running.eq(0), done.eq(1)]
+        with m.If(~running & self.i_request & (~done | self.o.ready)):
+            m.d.sync += [running.eq(1), step.eq(0)]
+
+        loaded = m.submodules.parameter = FromFloat32(fmt=fmt)
+        take = Signal()
+        m.d.comb += [
+            loaded.i.eq(self.i_parameters.payload),
+            self.i_parameters.ready.eq(~parameter_valid | (pop & advance)),
+            take.eq(self.i_parameters.valid & self.i_parameters.ready),
+            self.o_nonfinite.eq(take & ~loaded.o_finite),
+        ]
+        with m.If(self.i_parameters.ready):
+            m.d.sync += parameter_valid.eq(self.i_parameters.valid)
+        with m.If(take):
+            m.d.sync += parameter.eq(loaded.o)
+        result = Signal(wide_layout(fmt), reset_less=True)
+        m.d.comb += self.o_results.payload.eq(result.as_value() << (23 - fmt.man_bits))
+        with m.If(result_free):
+            m.d.sync += self.o_results.valid.eq(emit & advance)
+        with m.If(emit & advance):
+            m.d.sync += result.eq(rounder.o)
+        return m
+
+    def _select(
+        self,
+        operation: Operation,
+        allocated: dict[str, int],
+        sources: dict[str, Value],
+        registers: list[Signal],
+        select_a: _Selector,
+        select_b: _Selector,
+    ) -> None:
+        for selector, operand in ((select_a, operation.a), (select_b, operation.b)):
+            key, value = (
+                (f"register_{allocated[operand]}", registers[allocated[operand]].as_value())
+                if operand in allocated
+                else ("parameter" if operand in sum(PARAMETERS.values(), ()) else operand, sources[operand])
+            )
+            selector.choose(key, value)
+
+    def _multiply(
+        self,
+        m: Module,
+        a: data.View[data.StructLayout],
+        b: data.View[data.StructLayout],
+        first_half: Signal,
+        second_half: Signal,
+        partial: data.View[data.StructLayout],
+    ) -> data.View[data.StructLayout]:
+        """Half of b's significand per cycle, the low half first; a short b is in the high half and needs no first cycle."""
+        fmt, low_bits = self.spec.coef, _low_bits(self.spec)
+        product = Signal(unrounded_layout(fmt), name="product")
+        high_bits = fmt.significand_bits - low_bits
+        factor = Signal(high_bits, name="factor")
+        rows = Signal(fmt.significand_bits + high_bits, name="rows")
+        carried = Signal(fmt.significand_bits, name="carried")
+        total = Signal(fmt.significand_bits + high_bits + 1, name="product_high")
+        m.d.comb += [
+            factor.eq(Mux(first_half, significand(b)[:low_bits], significand(b)[low_bits:])),
+            rows.eq(significand(a) * factor),
+            carried.eq(partial.magnitude[low_bits:] & second_half.replicate(fmt.significand_bits)),
+            total.eq(rows + carried),
+            product.magnitude.eq(
+                Mux(first_half, rows, Cat(partial.magnitude[:low_bits] & second_half.replicate(low_bits), total))
+            ),
+            product.exponent.eq(a.exponent + b.exponent - (fmt.bias - 2)),
+            product.sign.eq(a.sign ^ b.sign),
+        ]
+        return product
+
+
+class _Selector:
+    """An operand's multiplexer, grown by the slots that use it."""
+
+    def __init__(self, m: Module, name: str, fmt: WideFormat) -> None:
+        self._module, self._name, self._format = m, name, fmt
+        self._sources: dict[str, Value] = {}
+        self._select = Signal(5, name=f"select_{name}")
+
+    def choose(self, key: str, source: Value) -> None:
+        """In the current condition the operand is `source`."""
+        self._sources.setdefault(key, source)
+        self._module.d.comb += self._select.eq(list(self._sources).index(key))
+
+    def finish(self) -> data.View[data.StructLayout]:
+        operand = Signal(wide_layout(self._format), name=f"operand_{self._name}")
+        with self._module.Switch(self._select):
+            for index, source in enumerate(self._sources.values()):
+                with self._module.Case(index):
+                    self._module.d.comb += operand.eq(source)
+        return operand

@@ -1,0 +1,138 @@
+"""Counts a run's channels, elements and chunks as beats arrive, and marks padding."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from lightnorm_golden.formats import BlockFormat
+from lightnorm_golden.spec import MAX_ELEMENTS
+
+from .beat import beat_layout
+
+__all__ = ["CHANNEL_BITS", "ELEMENT_BITS", "Position", "mark_padding"]
+
+CHANNEL_BITS = 16
+ELEMENT_BITS = MAX_ELEMENTS.bit_length()
+
+
+class Position(wiring.Component):
+    """Where in its run the next beat belongs.
+
+    `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they move on
+    when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a run.
+
+    Ports
+    -----
+    i_restart : a run begins with the next beat.
+    i_two_pass : every channel is sent twice.
+    i_accept : the beat is transferred in this cycle.
+    o_first, o_last : first and last beat of a channel (of either pass).
+    o_second_pass : the beat belongs to the second pass of two.
+    o_last_channel : no channel follows this one.
+    o_lane_valid : elements of the beat that are not padding.
+    o_chunk_end : blocks that close a chunk (the last block of a channel always does).
+    """
+
+    def __init__(self, *, fmt: BlockFormat, lanes: int, chunks: bool) -> None:
+        self.format, self.lanes, self.chunks = fmt, lanes, chunks
+        blocks = lanes // fmt.block_size
+        super().__init__(
+            {
+                "i_restart": In(1),
+                "i_two_pass": In(1),
+                "i_accept": In(1),
+                "i_elements": In(ELEMENT_BITS),
+                "i_channels": In(CHANNEL_BITS),
+                "i_chunk_blocks": In(ELEMENT_BITS),
+                "o_first": Out(1),
+                "o_last": Out(1),
+                "o_second_pass": Out(1),
+                "o_last_channel": Out(1),
+                "o_lane_valid": Out(lanes),
+                "o_chunk_end": Out(blocks),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        first = Signal(init=1)
+        left = Signal(ELEMENT_BITS)  # elements from this beat on, once the channel's first beat has passed
+        remaining = Signal(ELEMENT_BITS)
+        channels_left = Signal(CHANNEL_BITS)  # behind this one
+        first_channel = Signal(init=1)
+        channels_behind = Signal(CHANNEL_BITS)
+        m.d.comb += [
+            remaining.eq(Mux(first, self.i_elements, left)),
+            channels_behind.eq(Mux(first_channel, self.i_channels - 1, channels_left)),
+            self.o_first.eq(first),
+            self.o_last.eq(remaining <= self.lanes),
+            self.o_last_channel.eq(channels_behind == 0),
+            self.o_lane_valid.eq(Cat(remaining > lane for lane in range(self.lanes))),
+        ]
+        channel_done = Signal()
+        m.d.comb += channel_done.eq(self.o_last & (self.o_second_pass | ~self.i_two_pass))
+        with m.If(self.i_accept):
+            m.d.sync += [left.eq(remaining - self.lanes), first.eq(self.o_last)]
+            with m.If(self.o_last):
+                m.d.sync += self.o_second_pass.eq(self.i_two_pass & ~self.o_second_pass)
+            with m.If(channel_done):
+                m.d.sync += [channels_left.eq(channels_behind - 1), first_channel.eq(0)]
+        with m.If(self.i_restart):
+            m.d.sync += first_channel.eq(1)
+        if self.chunks:
+            self._count_chunks(m, first, remaining)
+        return m
+
+    def _count_chunks(self, m: Module, first: Signal, remaining: Signal) -> None:
+        """One wide counter of blocks per beat; within a beat a narrow copy of it that stops at "beyond this beat"."""
+        blocks = self.lanes // self.format.block_size
+        beyond = blocks + 1
+        left = Signal(ELEMENT_BITS)  # blocks of the current chunk from this beat on
+        current = Signal(ELEMENT_BITS)
+        narrow_chunk, narrow = Signal(range(beyond + 1)), Signal(range(beyond + 1))
+        m.d.comb += [
+            current.eq(Mux(first, self.i_chunk_blocks, left)),
+            narrow_chunk.eq(Mux(self.i_chunk_blocks > blocks, beyond, self.i_chunk_blocks)),
+            narrow.eq(Mux(current > blocks, beyond, current)),
+        ]
+        used: Value = Signal(range(beyond + 1), name="used_none")  # blocks since the last boundary
+        m.d.comb += used.eq(blocks)
+        for block in range(blocks):
+            boundary = Signal(name=f"boundary_{block}")
+            following = Signal(range(beyond + 1), name=f"narrow_{block + 1}")
+            used_here = Signal(range(beyond + 1), name=f"used_{block}")
+            last_block = remaining <= (block + 1) * self.format.block_size
+            m.d.comb += [
+                boundary.eq(narrow == 1),
+                following.eq(Mux(boundary, narrow_chunk, narrow - 1)),
+                used_here.eq(Mux(boundary, blocks - 1 - block, used)),
+                self.o_chunk_end[block].eq(boundary | last_block),
+            ]
+            narrow, used = following, used_here
+        any_boundary = Signal()
+        m.d.comb += any_boundary.eq(used != blocks)
+        with m.If(self.i_accept):
+            m.d.sync += left.eq(Mux(any_boundary, self.i_chunk_blocks, current) - used)
+
+
+def mark_padding(
+    m: Module, fmt: BlockFormat, lanes: int, packed: Value, lane_valid: Value, *, name: str
+) -> data.View[data.ArrayLayout]:
+    """The beat with every zero positive and every padding element a negative zero, so that padding travels in the data."""
+    layout = beat_layout(fmt, lanes)
+    raw = data.View(layout, packed)
+    marked = Signal(layout, name=name)
+    for block in range(lanes // fmt.block_size):
+        m.d.comb += marked[block].shared_exp.eq(raw[block].shared_exp)
+        for index in range(fmt.block_size):
+            element, out = raw[block].elements[index], marked[block].elements[index]
+            valid = lane_valid[block * fmt.block_size + index]
+            kept = Signal(unsigned(fmt.significand_bits), name=f"{name}_kept_{block}_{index}")
+            m.d.comb += [
+                kept.eq(Mux(valid, element.significand, 0)),
+                out.significand.eq(kept),
+                out.sign.eq(~valid | (element.sign & kept.any())),
+            ]
+    return marked
