@@ -100,6 +100,11 @@ class BlockSummary(wiring.Component):
         return m
 
 
+def _exponent_bits(fmt: BlockFormat) -> int:
+    """Of a normalized extremum: shared exponents, man_bits places below them, and 0 for the number 0."""
+    return (fmt.max_shared_exp + fmt.man_bits + 1).bit_length()
+
+
 class Normalized(wiring.Component):
     """An extremum of a block as a number whose order key compares across blocks; combinational.
 
@@ -109,7 +114,7 @@ class Normalized(wiring.Component):
 
     def __init__(self, *, fmt: BlockFormat) -> None:
         self.format = fmt
-        self.exponent_bits = (fmt.max_shared_exp + fmt.man_bits + 1).bit_length()
+        self.exponent_bits = _exponent_bits(fmt)
         super().__init__(
             {
                 "i_key": In(fmt.element_bits),
@@ -140,7 +145,7 @@ class FixedPoint(wiring.Component):
 
     def __init__(self, *, fmt: BlockFormat) -> None:
         self.format = fmt
-        self.exponent_bits = (fmt.max_shared_exp + fmt.man_bits + 1).bit_length()
+        self.exponent_bits = _exponent_bits(fmt)
         super().__init__(
             {
                 "i_key": In(self.exponent_bits + fmt.man_bits + 1),
@@ -220,7 +225,7 @@ class Reduce(wiring.Component):
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
         scanned_valid, scanned_last = Signal(), Signal(reset_less=True)
         m.d.sync += scanned_valid.eq(summed_valid)
-        key_bits = Normalized(fmt=fmt).o.shape().width
+        key_bits = _exponent_bits(fmt) + fmt.man_bits + 1
         carried_max, carried_min = Signal(key_bits), Signal(key_bits, init=-1)
         running_max: Value = carried_max
         running_min: Value = carried_min
