@@ -16,7 +16,7 @@ from typing import Any
 
 from lightnorm.yosys import ToolError, run_yosys, yosys_version
 
-from .asic import Recipe, cell_recipe
+from .asic import Recipe, cell_recipe, gate_recipe
 from .liberty import Cell, read_cells, read_text
 
 __all__ = ["TARGETS", "synthesize"]
@@ -71,28 +71,6 @@ json -o memories.json
 design -pop
 """
 
-# No synchronous resets (-nosdff): standard cells have none. Memories stay.
-COARSE = """\
-wreduce
-peepopt
-opt_clean
-alumacc
-share
-opt -nosdff
-memory -nomap
-opt_clean
-opt -fast -full -nosdff
-"""
-
-MAP_GATES = """\
-techmap
-opt -fast -nosdff
-dfflegalize -cell $_DFF_P_ 01 -cell $_DFF_P??_ 01
-opt -fast -nosdff -nodffe
-abc -g cmos
-opt_clean
-"""
-
 FINISH = """\
 tee -q -o statistics.json stat -json -top {root}{options}
 write_verilog -noattr netlist.v
@@ -136,13 +114,12 @@ def synthesize(
     if target in FPGAS:
         recipe = Recipe(f"{FPGAS[target][0]} -top {design.root}\n", {})
     elif target == "generic":
-        recipe = Recipe(COARSE + MAP_GATES, {})
+        recipe = gate_recipe()
     else:
         library = _library_path(target)
         progress(f"reading {library.name}")
         cells = read_cells(library)
         recipe = cell_recipe(cells, read_text(library))
-        recipe = Recipe(COARSE + recipe.script, recipe.files)
         target = library.name
     progress(f"synthesizing {design.root} for {target}")
     statistics, memories, netlist = _run(design, recipe, target == "generic", out_dir / "yosys.log")
@@ -163,7 +140,6 @@ def synthesize(
     }
     _write(out_dir / "netlist.v", netlist)
     _write(out_dir / "synth.json", json.dumps(result, indent=2) + "\n")
-    progress(f"wrote {out_dir / 'synth.json'}")
     return result
 
 

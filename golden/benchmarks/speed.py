@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from lightnorm_golden import BlockFormat, NormSpec, backward, forward
 from lightnorm_golden.reference import batch_norm_two_pass
 

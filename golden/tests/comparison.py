@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import oracle
-from lightnorm_golden import BlockFormat, Blocks, NormSpec, backward, decode, forward, host_constants, infer, quantize
 from numpy.typing import NDArray
 from stimulus import Case, case, to_columns
+
+from lightnorm_golden import BlockFormat, Blocks, NormSpec, backward, decode, forward, host_constants, infer, quantize
 
 Fields = dict[str, NDArray[Any]]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lightnorm_golden import GAINS, BlockFormat, NormSpec
 from numpy.typing import NDArray
+
+from lightnorm_golden import GAINS, BlockFormat, NormSpec
 
 Float64 = NDArray[np.float64]
 Rng = np.random.Generator

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from comparison import FORWARD, actual
+from numpy.typing import NDArray
+from stimulus import case, to_columns
+
 from lightnorm_golden import (
     Backward,
     BlockFormat,
@@ -21,8 +24,6 @@ from lightnorm_golden import (
     infer,
     quantize,
 )
-from numpy.typing import NDArray
-from stimulus import case, to_columns
 
 Array = NDArray[Any]
 

@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from comparison import actual_blocks, expected_blocks, oracle_format
+
 from lightnorm_golden import BlockFormat, NormSpec
 from lightnorm_golden.apply import scale_and_add
 from lightnorm_golden.block import encode, to_blocks

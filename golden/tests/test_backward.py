@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from lightnorm_golden import BlockFormat, NormSpec, backward, forward, host_constants, quantize
-from lightnorm_golden.reference import range_batch_norm, signal_to_noise_db
-from lightnorm_golden.statistics import Chunking
 from numpy.typing import NDArray
 from stimulus import to_columns, to_tensor
 from test_forward import SPECS, decoded, rounding_bound, units
+
+from lightnorm_golden import BlockFormat, NormSpec, backward, forward, host_constants, quantize
+from lightnorm_golden.reference import range_batch_norm, signal_to_noise_db
+from lightnorm_golden.statistics import Chunking
 
 Float64 = NDArray[np.float64]
 

@@ -11,9 +11,10 @@ import pytest
 from comparison import actual_blocks, exact_floats, expected_blocks, oracle_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightnorm_golden import BlockFormat, Blocks, decode, pack, quantize, unpack
 from numpy.typing import NDArray
 from stimulus import boundary, spread
+
+from lightnorm_golden import BlockFormat, Blocks, decode, pack, quantize, unpack
 
 ALL_FIELDS = [(exp_bits, man_bits) for exp_bits in range(2, 9) for man_bits in range(1, 11)]
 

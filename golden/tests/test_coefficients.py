@@ -8,10 +8,11 @@ import numpy as np
 import oracle
 import pytest
 from comparison import differences, exact_floats, oracle_of
-from lightnorm_golden import BlockFormat, NormSpec
-from lightnorm_golden.coefficients import affine, grad_terms, inverse_std, mean_and_sigma, running
 from numpy.typing import NDArray
 from test_wide import wide_numbers
+
+from lightnorm_golden import BlockFormat, NormSpec
+from lightnorm_golden.coefficients import affine, grad_terms, inverse_std, mean_and_sigma, running
 
 COUNT = 400
 

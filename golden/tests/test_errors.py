@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lightnorm_golden import MAX_ELEMENTS, BlockFormat, NormSpec, backward, forward, infer
 
 SPEC = NormSpec(BlockFormat(5, 4, 4), BlockFormat(6, 3, 4))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from stimulus import to_columns, to_tensor
+
 from lightnorm_golden import BlockFormat, Blocks, Forward, NormSpec, decode, forward, infer, quantize
 from lightnorm_golden.block import step
 from lightnorm_golden.reference import range_batch_norm, signal_to_noise_db
-from numpy.typing import NDArray
-from stimulus import to_columns, to_tensor
 
 Float64 = NDArray[np.float64]
 

@@ -16,9 +16,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lightnorm_golden import BlockFormat, WideFormat, decode, quantize
 from lightnorm_golden.wide import round_wide
-from numpy.typing import NDArray
 
 finfo: Any = ml_dtypes.finfo  # untyped
 

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from lightnorm_golden.reference import batch_norm_two_pass, range_batch_norm, signal_to_noise_db
 from oracle import d2
 from stimulus import to_columns
+
+from lightnorm_golden.reference import batch_norm_two_pass, range_batch_norm, signal_to_noise_db
 
 
 def test_range_batch_norm() -> None:

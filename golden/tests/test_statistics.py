@@ -9,10 +9,11 @@ import numpy as np
 import oracle
 import pytest
 from comparison import exact_float, oracle_format, oracle_of
+from stimulus import channel_values
+
 from lightnorm_golden import GAINS, BlockFormat, NormSpec, host_constants
 from lightnorm_golden.block import encode, to_block_major
 from lightnorm_golden.statistics import Chunking, binned_sum, expected_range, gain_constant, range_statistics
-from stimulus import channel_values
 
 COUNTS = (2, 3, 4, 5, 7, 16, 25, 100, 784, 1000, 4096, 65536, 1 << 20, 1 << 24)
 

@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pytest
 from comparison import differences, exact_floats
+from numpy.typing import NDArray
+
 from lightnorm_golden import WideFormat
 from lightnorm_golden.wide import add, divide, multiply, round_integers, round_wide
-from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 

@@ -28,18 +28,81 @@ HEADER = """\
 
 """
 
-# Memories start undefined, as they do on an ASIC: initial values would take a statement a word.
+# Memories and registers start undefined, as they do on an ASIC: what matters is reset. Operands are widened to their
+# operation, which Verilog would do silently and linters complain about.
 SCRIPT = """\
 read_rtlil design.il
 setattr -unset top m:*
 delete t:$meminit t:$meminit_v2
-proc -norom
+proc -nomux -norom
 memory_collect
 setparam -set INIT 1'x t:$mem_v2
-attrmap -remove generator -remove src -remove init t:$dff
-opt_clean
+setattr -unset init w:*
+techmap -map widen.v
+opt_clean -purge
 write_verilog -norename -noattr design.v
 """
+
+WIDEN = """\
+(* techmap_celltype = "$add $sub $mul $lt $le $gt $ge $eq $ne" *)
+module widen (A, B, Y);
+  parameter A_SIGNED = 0; parameter B_SIGNED = 0; parameter A_WIDTH = 1; parameter B_WIDTH = 1; parameter Y_WIDTH = 1;
+  parameter _TECHMAP_CELLTYPE_ = "";
+  localparam COMPARES = Y_WIDTH == 1 && _TECHMAP_CELLTYPE_ != "$add" && _TECHMAP_CELLTYPE_ != "$sub";
+  localparam LARGER = A_WIDTH > B_WIDTH ? A_WIDTH : B_WIDTH;
+  localparam WIDTH = COMPARES ? LARGER : Y_WIDTH;
+  input [A_WIDTH-1:0] A; input [B_WIDTH-1:0] B; output [Y_WIDTH-1:0] Y;
+  wire _TECHMAP_FAIL_ = A_WIDTH == WIDTH && B_WIDTH == WIDTH;
+  wire [WIDTH-1:0] a, b;
+  generate
+    if (A_WIDTH >= WIDTH) assign a = A[WIDTH-1:0];
+    else if (A_SIGNED) assign a = {{(WIDTH-A_WIDTH){A[A_WIDTH-1]}}, A};
+    else assign a = {{(WIDTH-A_WIDTH){1'b0}}, A};
+    if (B_WIDTH >= WIDTH) assign b = B[WIDTH-1:0];
+    else if (B_SIGNED) assign b = {{(WIDTH-B_WIDTH){B[B_WIDTH-1]}}, B};
+    else assign b = {{(WIDTH-B_WIDTH){1'b0}}, B};
+    if (_TECHMAP_CELLTYPE_ == "$add") assign Y = a + b;
+    if (_TECHMAP_CELLTYPE_ == "$sub") assign Y = a - b;
+    if (_TECHMAP_CELLTYPE_ == "$mul") assign Y = a * b;
+    if (_TECHMAP_CELLTYPE_ == "$eq") assign Y = a == b;
+    if (_TECHMAP_CELLTYPE_ == "$ne") assign Y = a != b;
+    if (A_SIGNED) begin
+      if (_TECHMAP_CELLTYPE_ == "$lt") assign Y = $signed(a) < $signed(b);
+      if (_TECHMAP_CELLTYPE_ == "$le") assign Y = $signed(a) <= $signed(b);
+      if (_TECHMAP_CELLTYPE_ == "$gt") assign Y = $signed(a) > $signed(b);
+      if (_TECHMAP_CELLTYPE_ == "$ge") assign Y = $signed(a) >= $signed(b);
+    end else begin
+      if (_TECHMAP_CELLTYPE_ == "$lt") assign Y = a < b;
+      if (_TECHMAP_CELLTYPE_ == "$le") assign Y = a <= b;
+      if (_TECHMAP_CELLTYPE_ == "$gt") assign Y = a > b;
+      if (_TECHMAP_CELLTYPE_ == "$ge") assign Y = a >= b;
+    end
+  endgenerate
+endmodule
+
+(* techmap_celltype = "$logic_not" *)
+module narrow_not (A, Y);
+  parameter A_SIGNED = 0; parameter A_WIDTH = 1; parameter Y_WIDTH = 1;
+  input [A_WIDTH-1:0] A; output [Y_WIDTH-1:0] Y;
+  wire _TECHMAP_FAIL_ = A_WIDTH == 1;
+  assign Y = ~|A;
+endmodule
+"""
+
+def _with_defaults(verilog: str) -> str:
+    """Give every case statement without one an empty default: values keep what was assigned before it."""
+    lines: list[str] = []
+    defaults: list[bool] = []  # of the case statements that are open
+    for line in verilog.splitlines():
+        word = line.split(maxsplit=1)[0] if line.strip() else ""
+        if word in ("case", "casez"):
+            defaults.append(False)
+        elif word == "default:":
+            defaults[-1] = True
+        elif word == "endcase" and not defaults.pop():
+            lines.append(line.replace("endcase", "  default: ;"))
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _version() -> str:
@@ -61,15 +124,15 @@ def generate(config: Config, out_dir: Path) -> dict[str, Any]:
     Raises ToolError where Yosys is missing or fails; nothing is left half-written.
     """
     core = Core(config)
-    # ports are flattened here: Amaranth would give the same names to a struct payload
     text = rtlil.convert(core, name=TOP, emit_src=False)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
         work = Path(directory)
         (work / "design.il").write_text(text, encoding="utf-8")
+        (work / "widen.v").write_text(WIDEN, encoding="utf-8")
         run_yosys(SCRIPT, log=out_dir / "generate.log", cwd=work)
         verilog = (work / "design.v").read_text(encoding="utf-8")
-    body = verilog.split("\n", 1)[1].lstrip("\n")  # the first line names Yosys and its build
+    body = _with_defaults(verilog.split("\n", 1)[1].lstrip("\n"))  # the first line names Yosys and its build
     resolved = config.resolved()
     built = config.implementation
     header = HEADER.format(

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 
 __all__ = ["normalize", "shift_left", "shift_right_sticky"]
 
 
 def shift_left(m: Module, value: Value, amount: Value, width: int, *, name: str) -> Signal:
-    """value << amount, kept to `width` bits; unsigned."""
-    current = Signal(width, name=f"{name}_in")
-    m.d.comb += current.eq(value)
-    for bit in reversed(range(len(amount))):
-        step = Signal(width, name=f"{name}_by_{1 << bit}")
+    """value << amount, kept to `width` bits; keeps the sign of a signed value. Short steps first, on few bits."""
+    is_signed = value.shape().signed
+    current = value
+    for bit in range(len(amount)):
+        reach = min(width, len(current) + (1 << bit))
+        step = Signal(Shape(reach, is_signed), name=f"{name}_by_{1 << bit}")
         m.d.comb += step.eq(Mux(amount[bit], current << (1 << bit), current))
         current = step
-    return current
+    shifted = Signal(Shape(width, is_signed), name=f"{name}_out")
+    m.d.comb += shifted.eq(current)
+    return shifted
 
 
 def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> tuple[Signal, Signal]:
-    """(value >> amount, whether any dropped bit was set); unsigned, the width of `value`."""
+    """(value >> amount, whether any dropped bit was set); unsigned, the width of `value`. Short steps first."""
     current, sticky = Signal(len(value), name=f"{name}_in"), Signal(name=f"{name}_sticky_in")
     m.d.comb += current.eq(value)
-    for bit in reversed(range(len(amount))):
+    for bit in range(len(amount)):
         size = 1 << bit
         step = Signal(len(value), name=f"{name}_by_{size}")
         dropped = Signal(name=f"{name}_sticky_{size}")

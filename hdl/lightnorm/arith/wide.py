@@ -166,6 +166,6 @@ class FromFloat32(wiring.Component):
             self.o.exponent.eq(
                 Mux(zero, ~exponent.any() & subnormal_up, rounded[fmt.man_bits : len(packed)] - overflow)
             ),
-            self.o.sign.eq(self.i[31] & self.o.exponent.any()),
+            self.o.sign.eq(self.i[31] & (~zero | (~exponent.any() & subnormal_up))),
         ]
         return m

@@ -11,7 +11,8 @@ block, not to a lane.
 
 A term so large that every product is below its last bit is moved next to the products (`Alignment.far`): neither the
 rounding decision nor the leading bit can tell. A term below half the smallest nonzero product loses bits under
-`fraction_bits` to a sticky last bit, which is below every rounding position then.
+`fraction_bits` to a sticky last bit, which is below every rounding position then. Where even the smallest product is beyond
+the format, the rounding position stays behind; products are then moved down as far as they and the sum keep saturating.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class SumFormat:
     def fraction_bits(self) -> int:
         """Enough that a term of at least half the smallest nonzero product is exact, and a rounding position is 2 above."""
         return max(
-            self.spec.coef.man_bits - self.spec.scale.man_bits + 1, self.man_bits - self.spec.scale.man_bits + 3, 1
+            self.spec.coef.man_bits - self.spec.scale.man_bits + 1, self.man_bits - self.spec.scale.man_bits + 5, 1
         )
 
     @property
@@ -133,13 +134,21 @@ class Alignment(wiring.Component):
         offset: Value = Const(offsets[0])
         if len(offsets) > 1:
             offset = Mux(self.i_backward, offsets[1], offsets[0])
+        scaled_exponent, limit = Signal(signed(EXPONENT_BITS)), Signal(signed(EXPONENT_BITS))
         product_exponent, term_exponent = Signal(signed(EXPONENT_BITS)), Signal(signed(EXPONENT_BITS))
+        # at `beyond` the smallest product is 4 times what any format can hold, at `twice_term` it is twice the term
+        beyonds = [fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats]
+        beyond = Const(beyonds[0]) if len(beyonds) == 1 else Mux(self.i_backward, beyonds[1], beyonds[0])
+        twice_term = Signal(signed(EXPONENT_BITS))
         distance, far = Signal(signed(EXPONENT_BITS)), Signal()
         m.d.comb += [
-            product_exponent.eq(
+            scaled_exponent.eq(
                 self.i_shared_exp - offset + self.i_scale_exponent - (spec.scale.bias + spec.scale.man_bits)
             ),
             term_exponent.eq(self.i_term.exponent - (spec.coef.bias + spec.coef.man_bits)),
+            twice_term.eq(term_exponent + (spec.coef.man_bits - spec.scale.man_bits + 2)),
+            limit.eq(Mux(twice_term > beyond, twice_term, beyond)),
+            product_exponent.eq(Mux(scaled_exponent > limit, limit, scaled_exponent)),
             distance.eq(term_exponent - product_exponent),
             far.eq(self.i_no_products | ((distance > sums.far_distance) & self.i_term.exponent.any())),
             self.o_exponent.eq(Mux(far, term_exponent - sums.far_distance, product_exponent)),

@@ -261,8 +261,6 @@ class Coefficients(wiring.Component):
         product = self._multiply(m, operand_a, operand_b, first_half, second_half, unrounded)
         following = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
-            with m.Case(Kind.ADD):
-                m.d.comb += following.eq(adder.o)
             with m.Case(Kind.MULTIPLY, Kind.MULTIPLY_SCALE):
                 m.d.comb += following.eq(product)
             with m.Case(Kind.RECIPROCAL):
@@ -275,6 +273,8 @@ class Coefficients(wiring.Component):
                 m.d.comb += total.i_select.eq(select_total)
                 with m.Case(Kind.TOTAL):
                     m.d.comb += following.eq(total.o)
+            with m.Default():
+                m.d.comb += following.eq(adder.o)
         with m.If(advance):
             m.d.sync += unrounded.eq(following)
 

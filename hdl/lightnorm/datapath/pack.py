@@ -36,7 +36,7 @@ def _window(m: Module, bits: Value, amount: Value, width: int, *, name: str) -> 
 def _below(m: Module, place: Value, width: int, *, name: str) -> Signal:
     """A mask of the places under `place` (unsigned), for `width` places."""
     mask = Signal(width, name=name)
-    m.d.comb += mask.eq(Cat(place > index for index in range(width)))
+    m.d.comb += mask.eq(Cat(place.any(), *(place > index for index in range(1, width))))
     return mask
 
 
@@ -77,7 +77,7 @@ class Pack(wiring.Component):
             m.d.sync += [last.eq(self.i.last), backward.eq(self.i.backward)]
         lane_signs = self._signs(m)
         vectors = [self._magnitudes(m, segment, lane_signs) for segment in range(segments)]
-        shared_exps, may_bump = [], []
+        shared_exps, may_bump, exact_powers = [], [], []
         rounding: list[tuple[Signal, ...]] = []
         for segment in range(segments):
             position, exponent, bump = self._position(m, segment, self._of_block(m, vectors, segment, "magnitudes"))
@@ -87,16 +87,14 @@ class Pack(wiring.Component):
                 m.d.sync += [kept_exponent.eq(exponent), kept_bump.eq(bump)]
             shared_exps.append(kept_exponent)
             may_bump.append(kept_bump)
-            rounding += self._windows(m, segment, position, lane_signs, load)
+            lane_results, exact_power = self._windows(m, segment, position, lane_signs, load)
+            rounding += lane_results
+            exact_powers.append(exact_power)
 
         # 4: round, and take everything a place higher if a negative power of two asks for it
-        exact_powers = []
-        for segment in range(segments):
-            of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
-            exact_powers.append(Cat(rounding[lane][-1] for lane in of_segment).any())
         bumps = [self._of_block(m, exact_powers, segment, "power", backward) & may_bump[segment] for segment in range(segments)]
         significands, signs, saturated = [], [], []
-        for lane, (magnitude, up, up_bumped, sign, overflow, valid, _) in enumerate(rounding):
+        for lane, (magnitude, up, up_bumped, sign, overflow, valid) in enumerate(rounding):
             bump = Signal(name=f"bump_{lane}")
             total = Signal(significand_bits + 1, name=f"rounded_{lane}")
             result, exceeds = Signal(significand_bits, name=f"significand_{lane}"), Signal(name=f"exceeds_{lane}")
@@ -140,7 +138,7 @@ class Pack(wiring.Component):
                 output.eq(outputs[0] if len(outputs) == 1 else Mux(backward, outputs[1], outputs[0])),
                 output_last.eq(last),
             ]
-            m.d.comb += self.o_saturated.eq(sum(saturated, Const(0)))
+            m.d.comb += self.o_saturated.eq(sum(saturated[1:], saturated[0]))
         return m
 
     def _carry(self, total: Signal, backward: Signal) -> Value:
@@ -245,16 +243,17 @@ class Pack(wiring.Component):
 
     def _windows(
         self, m: Module, segment: int, position: Signal, lane_signs: list[Signal], load: Signal
-    ) -> list[tuple[Signal, ...]]:
-        """Per lane, registered: truncated magnitude, the two rounding decisions, sign, overflow, valid, exact power."""
+    ) -> tuple[list[tuple[Signal, ...]], Signal]:
+        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow, valid; and whether a lane
+        is exactly the negative power of two that is one place higher than it seems."""
         sums, shared = self.sums, self.i.segments[segment]
         bits = sums.man_bits + 2  # significand and guard bit
         drops = [sums.man_bits - fmt.man_bits for fmt in sums.formats]
-        drop = Const(drops[0]) if len(drops) == 1 else Mux(self.i.backward, drops[1], drops[0])
+        guard_place: Value = position if len(drops) == 1 else position + Mux(self.i.backward, drops[1], drops[0])
 
         # `start`: place of the guard bit in the vector with `bits` zeros below it
-        start = Signal(range(len(position) and (1 << len(position)) + bits), name=f"start_{segment}")
-        m.d.comb += start.eq(position + drop)
+        start = Signal(range((1 << len(position)) + bits), name=f"start_{segment}")
+        m.d.comb += start.eq(guard_place)
         low_first = bits + sums.fraction_bits  # of the lanes' own bits
         high_first = low_first + sums.low_bits
         lane_amount = Signal(range(sums.low_bits + bits + 1), name=f"lane_amount_{segment}")
@@ -271,9 +270,7 @@ class Pack(wiring.Component):
         }
         windows, stickies, overflows = {}, {}, {}
         dropped = _below(m, start, high_first + sums.high_bits, name=f"dropped_{segment}")
-        kept = Signal(high_first + sums.high_bits, name=f"kept_{segment}")  # and below
-        end = start + bits
-        m.d.comb += kept.eq(Cat(end > index for index in range(len(kept))))
+        kept = _below(m, start + bits, high_first + sums.high_bits, name=f"kept_{segment}")  # the window, and below it
         for name, value in extended.items():
             windows[name] = _window(m, value, start, bits, name=f"{name}_{segment}")
             stickies[name], overflows[name] = Signal(name=f"sticky_{name}_{segment}"), Signal(name=f"over_{name}_{segment}")
@@ -285,7 +282,14 @@ class Pack(wiring.Component):
                     & shared.high.any()
                 ),
             ]
-        results = []
+        # only where the format's exponents end can the fraction lie above the window
+        fraction_above = ~kept[bits:low_first]
+        fraction_over = {
+            0: (shared.fraction & fraction_above).any(), 1: (~shared.fraction & fraction_above).any()
+        }  # fmt: skip
+        over_positive, over_negative = Signal(name=f"over_positive_{segment}"), Signal(name=f"over_negative_{segment}")
+        m.d.comb += [over_positive.eq(fraction_over[0]), over_negative.eq(fraction_over[1])]
+        results, powers = [], []
         for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
             own, sign = self.i.lanes[lane], lane_signs[lane]
             low, goes_below = own.low[:-1], own.low[-1]
@@ -297,7 +301,7 @@ class Pack(wiring.Component):
                 overflow.eq(
                     ((low ^ sign.replicate(sums.low_bits)) & ~kept[low_first:high_first]).any()
                     | Mux(goes_below, overflows["below"], overflows["above"])
-                    | (((shared.fraction ^ sign.replicate(sums.fraction_bits)) & ~kept[bits:low_first]).any())
+                    | Mux(sign, over_negative, over_positive)
                 ),
             ]
             guard, truncated = window[0], window[1:]
@@ -309,11 +313,15 @@ class Pack(wiring.Component):
             registers = []
             for name, value in (
                 ("truncated", magnitude), ("up", up), ("up_bumped", up_bumped), ("negative", sign),
-                ("too_large", overflow), ("used", own.valid), ("power", power & own.valid & ~overflow),
+                ("too_large", overflow), ("used", own.valid),
             ):  # fmt: skip
                 register = Signal(len(value), name=f"{name}_{lane}", reset_less=True)
                 with m.If(load):
                     m.d.sync += register.eq(value)
                 registers.append(register)
             results.append(tuple(registers))
-        return results
+            powers.append(power & own.valid)
+        exact_power = Signal(name=f"exact_power_{segment}", reset_less=True)
+        with m.If(load):
+            m.d.sync += exact_power.eq(Cat(powers).any())
+        return results, exact_power

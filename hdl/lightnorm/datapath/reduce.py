@@ -141,7 +141,10 @@ class Normalized(wiring.Component):
 
 
 class FixedPoint(wiring.Component):
-    """A normalized order key as a signed integer of steps; combinational."""
+    """A normalized order key as an integer of steps, inverted where negative; combinational.
+
+    The value is `o + o_negative`: the caller's adder takes the one that two's complement still needs.
+    """
 
     def __init__(self, *, fmt: BlockFormat) -> None:
         self.format = fmt
@@ -150,6 +153,7 @@ class FixedPoint(wiring.Component):
             {
                 "i_key": In(self.exponent_bits + fmt.man_bits + 1),
                 "o": Out(signed(fmt.significand_bits + fmt.max_shared_exp + 1)),
+                "o_negative": Out(1),
             }
         )
 
@@ -168,7 +172,10 @@ class FixedPoint(wiring.Component):
         width = fmt.significand_bits + fmt.max_shared_exp + fmt.man_bits + 1
         shifted = shift_left(m, significand, exponent, width, name="shift")
         steps = shifted[fmt.man_bits + 1 :]
-        m.d.comb += self.o.eq(Mux(negative, -steps, steps))
+        m.d.comb += [
+            self.o.eq(Cat(steps, 0) ^ negative.replicate(len(self.o))),
+            self.o_negative.eq(negative),
+        ]
         return m
 
 
@@ -251,42 +258,38 @@ class Reduce(wiring.Component):
                 Signal(key_bits, name=f"held_max_{block}", reset_less=True),
                 Signal(key_bits, name=f"held_min_{block}", reset_less=True),
             ]
-            held_end = Signal(name=f"held_end_{block}", reset_less=True)
+            counts = Signal(name=f"counts_{block}")
+            m.d.comb += counts.eq(end & ~empty)
             held_sum = Signal(total.shape(), name=f"held_sum_{block}", reset_less=True)
             held_exp = Signal(fmt.exp_bits, name=f"held_exp_{block}", reset_less=True)
             with m.If(summed_valid):
                 m.d.sync += [
-                    held[0].eq(chunk_max),
-                    held[1].eq(chunk_min),
-                    held_end.eq(end & ~empty),
+                    # without a chunk's end, the key of the number 0
+                    held[0].eq(Cat(chunk_max[:-1] & counts.replicate(key_bits - 1), chunk_max[-1] | ~counts)),
+                    held[1].eq(Cat(chunk_min[:-1] & counts.replicate(key_bits - 1), chunk_min[-1] | ~counts)),
                     held_sum.eq(total),
                     held_exp.eq(shared_exp),
                 ]
-            scanned.append((held, held_end, held_sum, held_exp))
+            scanned.append((held, held_sum, held_exp))
             running_max, running_min = next_max, next_min
         with m.If(summed_valid):
             m.d.sync += [carried_max.eq(running_max), carried_min.eq(running_min), scanned_last.eq(summed_last)]
 
         # 3: everything in fixed point, into the accumulators
         sums, ranges = [], []
-        for block, (held, held_end, held_sum, held_exp) in enumerate(scanned):
+        for block, (held, held_sum, held_exp) in enumerate(scanned):
             at_max = m.submodules[f"fixed_max_{block}"] = FixedPoint(fmt=fmt)
             at_min = m.submodules[f"fixed_min_{block}"] = FixedPoint(fmt=fmt)
-            span = Signal(fmt.significand_bits + fmt.max_shared_exp + 1, name=f"range_{block}")
             width = len(held_sum) + fmt.max_shared_exp
-            aligned = shift_left(m, held_sum, held_exp, width, name=f"sum_{block}")
-            m.d.comb += [
-                at_max.i_key.eq(held[0]),
-                at_min.i_key.eq(held[1]),
-                span.eq(Mux(held_end, at_max.o - at_min.o, 0)),
-            ]
-            sums.append(aligned.as_signed())
-            ranges.append(span)
+            m.d.comb += [at_max.i_key.eq(held[0]), at_min.i_key.eq(held[1])]
+            sums.append(shift_left(m, held_sum, held_exp, width, name=f"sum_{block}"))
+            # max - min = max + ~min + 1, each still short of the one that its own inversion needs
+            ranges += [at_max.o, (~at_min.o).as_signed(), at_max.o_negative, ~at_min.o_negative]
         total, range_total = Signal.like(self.o_total), Signal.like(self.o_range_total)
         next_total, next_range_total = Signal.like(total), Signal.like(range_total)
         m.d.comb += [
-            next_total.eq(total + _sum_tree(m, sums, "beat_sum")),
-            next_range_total.eq(range_total + _sum_tree(m, ranges, "beat_range")),
+            next_total.eq(sum(sums, total)),
+            next_range_total.eq(sum(ranges, range_total)),
         ]
         closing = Signal()
         m.d.comb += closing.eq(scanned_valid & scanned_last)

@@ -69,7 +69,7 @@ class Position(wiring.Component):
             self.o_first.eq(first),
             self.o_last.eq(remaining <= self.lanes),
             self.o_last_channel.eq(channels_behind == 0),
-            self.o_lane_valid.eq(Cat(remaining > lane for lane in range(self.lanes))),
+            self.o_lane_valid.eq(Cat(remaining.any(), *(remaining > lane for lane in range(1, self.lanes)))),
         ]
         channel_done = Signal()
         m.d.comb += channel_done.eq(self.o_last & (self.o_second_pass | ~self.i_two_pass))

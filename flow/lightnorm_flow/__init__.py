@@ -1,0 +1,1 @@
+"""LightNorm's tools: the `lightnorm` command, synthesis and reports."""

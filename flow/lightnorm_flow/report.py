@@ -1,0 +1,161 @@
+"""The report of a configuration: is it right, how fast, how precise, how large."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightnorm.config import Config
+from lightnorm.generate import TOP, generate
+from lightnorm_golden.reference import range_batch_norm, signal_to_noise_db
+from lightnorm_sim.layer import Tensors
+
+from .console import Step, number
+from .files import write_json, write_text
+from .simulate import Outcome, load_tensors, prepare_layers, simulate
+from .synth import synthesize
+
+__all__ = ["FILES", "make_report", "report_rows", "report_steps"]
+
+CHUNKS, EPS, MOMENTUM = 16, 1e-5, 0.1
+FILES = {
+    "x": "activation.npy",
+    "weight": "weight.npy",
+    "bias": "bias.npy",
+    "running_mean": "running_mean.npy",
+    "running_sigma": "running_sigma.npy",
+}
+"""What the report takes of the folder of activations."""
+
+UNITS = {"logic_area_um2": "um^2", "luts": "LUTs", "transistors": "transistors"}
+SIZES = {
+    "cells": "cells",
+    "ffs": "flip-flops",
+    "logic_area_um2": "logic area, um^2",
+    "logic_area_per_lane_um2": "logic area per lane, um^2",
+    "transistors": "transistors (estimate)",
+    "luts": "LUTs",
+    "dsps": "DSPs",
+    "brams": "block RAMs",
+    "buffer_bits": "memory bits",
+}
+
+
+def report_steps(targets: list[str]) -> int:
+    """How many steps `make_report` takes."""
+    return 3 + len(targets)
+
+
+def make_report(
+    config: Config, name: str, out_dir: Path, *, data: Path, targets: list[str], simulator: str, step: Step
+) -> dict[str, Any]:
+    """Generate, simulate and synthesize into `out_dir`; writes report.md and report.json, returns the latter."""
+    tensors = load_tensors(config, {key: data / file for key, file in FILES.items()}, option="--data")
+    modes = [mode for mode in ("train", "infer") if config.has(mode)]
+    layers = prepare_layers(config, modes, tensors, eps=EPS, momentum=MOMENTUM, chunks=CHUNKS)
+    step("generating the Verilog")
+    description = generate(config, out_dir)
+    outcomes = simulate(layers, out_dir, simulator=simulator, step=step)
+    if wrong := [outcome.mismatch for outcome in outcomes if outcome.mismatch]:
+        raise ValueError("\n".join(wrong))
+    synths = []
+    for target in targets:
+        step(f"synthesizing for {Path(target).name}")
+        folder = out_dir / "synth" / Path(target).name.removesuffix(".gz").removesuffix(".lib")
+        folder.mkdir(parents=True, exist_ok=True)
+        synths.append(synthesize(out_dir / f"{TOP}.v", top=TOP, target=target, out_dir=folder, lanes=config.lanes))
+    fmt = config.spec.activation
+    result = {
+        "name": name,
+        "hash": description["hash"],
+        "config": description["config"],
+        "format": str(fmt),
+        "bits_per_element": fmt.bits_per_element,
+        "lanes": config.lanes,
+        "data": str(data),
+        "simulate": [
+            {**_without(outcome.report, "results", "mismatch"), "snr_db": _snr(config, tensors, outcome)}
+            for outcome in outcomes
+        ],
+        "synth": [_without(synth, "modules", "memories") for synth in synths],
+        "tools": description["tools"],
+    }
+    write_json(out_dir / "report.json", result)
+    write_text(out_dir / "report.md", _markdown(result))
+    return result
+
+
+def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result as a table of two columns."""
+    rows = [
+        ("format", f"{result['format']}, {result['bits_per_element']:g} bits per element"),
+        ("lanes", str(result["lanes"])),
+    ]
+    for run in result["simulate"]:
+        mode = run["mode"]
+        rows += [
+            (f"{mode}: bits equal to the golden model", "all" if run["bit_exact"] else "NO"),
+            (f"{mode}: elements", number(run["elements"])),
+            (f"{mode}: beats", number(run["beats"])),
+            (f"{mode}: cycles, first beat's latency", f"{number(run['cycles'])}, {number(run['latency'])}"),
+            (f"{mode}: beats per cycle", f"{run['beats_per_cycle']:.4f}"),
+            (f"{mode}: signal to noise", f"{run['snr_db']:.2f} dB"),
+        ]
+    for synth in result["synth"]:
+        rows += [(f"{synth['target']}: {SIZES[key]}", number(synth[key])) for key in SIZES if key in synth]
+    return rows
+
+
+def _without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys}
+
+
+def _snr(config: Config, tensors: Tensors, outcome: Outcome) -> float:
+    """Signal to noise of the machine's output against range batch norm of the unquantized tensors in float64."""
+    spec, x = config.spec, tensors.x.astype(np.float64)
+    weight, bias = _float64(tensors.weight), _float64(tensors.bias)
+    if outcome.report["mode"] == "train":
+        exact = range_batch_norm(
+            x, weight, bias, block_size=spec.activation.block_size, chunks=CHUNKS, eps=EPS, gain=spec.gain
+        )
+    else:
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        scale = weight / (_float64(tensors.running_sigma) + EPS)
+        exact = (x - _float64(tensors.running_mean).reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)
+    return signal_to_noise_db(exact, outcome.output.astype(np.float64))
+
+
+def _float64(values: NDArray[Any] | None) -> NDArray[np.float64]:
+    assert values is not None  # FILES has all of them
+    return values.astype(np.float64)
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    shape = " x ".join(map(str, result["simulate"][0]["shape"])) if result["simulate"] else ""
+    lines = [
+        f"# LightNorm `{result['name']}` ({result['hash']})",
+        "",
+        "| | |",
+        "|---|---:|",
+        *(f"| {label} | {value} |" for label, value in report_rows(result)),
+        "",
+        f"Simulated: the emitted Verilog, on the activations of `{result['data']}` ({shape}), every output bit compared"
+        " with the golden model. Beats per cycle: output beats over the cycles from the first to the last one. Signal"
+        f" to noise: against range batch norm of the unquantized activations in float64 ({CHUNKS} chunks). Memories"
+        " (the buffer) are not in the logic; their bits are counted apart, and FPGA targets map them to block RAM.",
+    ]
+    for synth in result["synth"]:
+        unit = UNITS[synth["stage_unit"]]
+        total = sum(synth["stages"].values()) or 1
+        ordered = sorted(synth["stages"].items(), key=lambda item: -item[1])
+        lines += [
+            "",
+            f"## Stages on {synth['target']} ({synth['tool']})",
+            "",
+            f"| stage | {unit} | share |",
+            "|---|---:|---:|",
+            *(f"| {stage} | {number(size)} | {size / total:.1%} |" for stage, size in ordered),
+        ]
+    tools = ", ".join(f"{name} {version}" for name, version in result["tools"].items())
+    return "\n".join([*lines, "", f"Made by {tools}.", ""])
