@@ -29,7 +29,8 @@ class Core(wiring.Component):
 
     Ports
     -----
-    i_run_valid, o_run_ready : a run's descriptor, the `i_` values below, held until `o_run_ready`; the next run may follow at
+    i_run_valid, o_run_ready : a run's descriptor, the `i_` values below, held until `o_run_ready`; the next run may
+    follow at
         once, while the last channel of this one still leaves.
     i_mode : 0 infer, 1 train, 2 backward (`coefficients.MODES`).
     i_channels, i_elements, i_chunk_blocks : channels (1..65535), elements per channel (1..2^24), blocks per chunk.
@@ -40,7 +41,8 @@ class Core(wiring.Component):
     i_parameters, o_results : per channel, the words of `program.PARAMETERS` and `program.RESULTS`.
     o_nonfinite : a parameter word was NaN or infinite and is read as 0.
 
-    One beat per cycle. Output of a channel starts `coefficients.latency` + 8 cycles or so after its last beat in training.
+    One beat per cycle. Output of a channel starts `coefficients.latency` + 8 cycles or so after its last beat in
+    training.
     """
 
     def __init__(self, config: Config) -> None:
@@ -107,7 +109,11 @@ class Core(wiring.Component):
         beat = mark_padding(m, fmt, lanes, self.i_x.payload, position.o_lane_valid, name="beat")
         sink_ready, sink_valid = Signal(), Signal()
         m.d.comb += [
-            blocked.eq(~active | input_done | (waiting & Mux(infer, position.o_first & ~position.o_last_channel, to_reduce & position.o_last))),
+            blocked.eq(
+                ~active
+                | input_done
+                | (waiting & Mux(infer, position.o_first & ~position.o_last_channel, to_reduce & position.o_last))
+            ),
             self.i_x.ready.eq(~blocked & (sink_ready | ~to_apply)),
             sink_valid.eq(self.i_x.valid & ~blocked & to_apply),
             accept.eq(self.i_x.valid & self.i_x.ready),
@@ -172,7 +178,9 @@ class Core(wiring.Component):
             pack.i.eq(apply.o),
             pack.i_valid.eq(apply.o_valid),
         ]
-        m.d.comb += [getattr(coefficients, f"i_{name}").eq(getattr(self, f"i_{name}")) for name in coefficients.constants]
+        m.d.comb += [
+            getattr(coefficients, f"i_{name}").eq(getattr(self, f"i_{name}")) for name in coefficients.constants
+        ]
         connect(m, coefficients.o, apply.i_coefficients)
         connect(m, flipped(self.i_parameters), coefficients.i_parameters)
         connect(m, coefficients.o_results, flipped(self.o_results))

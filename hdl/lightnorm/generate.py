@@ -89,6 +89,7 @@ module narrow_not (A, Y);
 endmodule
 """
 
+
 def _with_defaults(verilog: str) -> str:
     """Give every case statement without one an empty default: values keep what was assigned before it."""
     lines: list[str] = []
@@ -145,7 +146,10 @@ def generate(config: Config, out_dir: Path) -> dict[str, Any]:
     ports = {"clk": {"direction": "input", "width": 1}, "rst": {"direction": "input", "width": 1}}
     for path, member, value in core.signature.flatten(core):
         direction = "input" if member.flow is wiring.In else "output"
-        ports["__".join(map(str, path))] = {"direction": direction, "width": len(value.as_value() if hasattr(value, "as_value") else value)}
+        ports["__".join(map(str, path))] = {
+            "direction": direction,
+            "width": len(value.as_value() if hasattr(value, "as_value") else value),
+        }
     description = {
         "name": TOP,
         "hash": config.hash,

@@ -1,6 +1,7 @@
 """Arithmetic in the wide format: operands in, an unrounded `Unrounded` out; `Rounder` is the one place that rounds.
 
-A wide number is a float32 without the fraction bits that are always zero; exponent 0 is the number 0, its fraction zero.
+A wide number is a float32 without the fraction bits that are always zero; exponent 0 is the number 0, its fraction
+zero.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ class Adder(wiring.Component):
         aligned, total = Signal(len(wide_small)), Signal(len(wide_small) + 1)
         m.d.comb += [
             aligned.eq(shifted | sticky),
-            total.eq(
-                Cat(Const(0, 3), significand(large)) + (aligned ^ subtract.replicate(len(total))) + subtract
-            ),
+            total.eq(Cat(Const(0, 3), significand(large)) + (aligned ^ subtract.replicate(len(total))) + subtract),
             self.o.sign.eq(large_sign),
             self.o.magnitude.eq(total << (len(self.o.magnitude) - len(total))),
             self.o.exponent.eq(large.exponent + 1),
@@ -91,14 +90,13 @@ class Adder(wiring.Component):
 class Rounder(wiring.Component):
     """Normalizes and rounds to the wide format, or to the scale's shorter fraction; combinational.
 
-    RNE; below 2^-126 after rounding +0; above the largest finite value that value (arithmetic specification, section 1).
+    RNE; below 2^-126 after rounding +0; above the largest finite value that value (arithmetic specification, section
+    1).
     """
 
     def __init__(self, *, fmt: WideFormat, scale: WideFormat) -> None:
         self.format, self.scale = fmt, scale
-        super().__init__(
-            {"i": In(unrounded_layout(fmt)), "i_scale": In(1), "o": Out(wide_layout(fmt))}
-        )
+        super().__init__({"i": In(unrounded_layout(fmt)), "i_scale": In(1), "o": Out(wide_layout(fmt))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -135,7 +133,8 @@ class Rounder(wiring.Component):
 
 
 class FromFloat32(wiring.Component):
-    """A host's float32 word rounded to the wide format; combinational. `o_finite` is 0 for NaN and infinity (read as 0)."""
+    """A host's float32 word rounded to the wide format; combinational. `o_finite` is 0 for NaN and infinity (read as
+    0)."""
 
     def __init__(self, *, fmt: WideFormat) -> None:
         self.format = fmt

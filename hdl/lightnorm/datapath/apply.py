@@ -5,13 +5,16 @@ multiplier and one adder a bit wider than the product: the aligned term is split
 
     term = high * 2^low_bits + low + fraction        (-2^(low_bits-1) <= low < 2^(low_bits-1), 0 <= fraction < 1)
 
-in units of the product's last bit. `low + product` fits a signed number of low_bits + 1 bits, and its sign alone says how
-the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong to the
+in units of the product's last bit. `low + product` fits a signed number of low_bits + 1 bits, and its sign alone
+says how
+the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong
+to the
 block, not to a lane.
 
 A term so large that every product is below its last bit is moved next to the products (`Alignment.far`): neither the
 rounding decision nor the leading bit can tell. A term below half the smallest nonzero product loses bits under
-`fraction_bits` to a sticky last bit, which is below every rounding position then. Where even the smallest product is beyond
+`fraction_bits` to a sticky last bit, which is below every rounding position then. Where even the smallest product is
+beyond
 the format, the rounding position stays behind; products are then moved down as far as they and the sum keep saturating.
 """
 
@@ -63,7 +66,8 @@ class SumFormat:
 
     @property
     def fraction_bits(self) -> int:
-        """Enough that a term of at least half the smallest nonzero product is exact, and a rounding position is 2 above."""
+        """Enough that a term of at least half the smallest nonzero product is exact, and a rounding position is 2
+        above."""
         return max(
             self.spec.coef.man_bits - self.spec.scale.man_bits + 1, self.man_bits - self.spec.scale.man_bits + 5, 1
         )
@@ -86,7 +90,8 @@ class SumFormat:
         return math.gcd(*(fmt.block_size for fmt in self.formats))
 
     def layout(self, lanes: int) -> data.StructLayout:
-        """Sums of a beat. Per segment: the value of lane i is (high or high_low * 2^low_bits + low_i + fraction) * 2^exponent."""
+        """Sums of a beat. Per segment: the value of lane i is (high or high_low * 2^low_bits + low_i + fraction) *
+        2^exponent."""
         shared = data.StructLayout(
             {
                 "fraction": self.fraction_bits,
@@ -174,7 +179,8 @@ class Alignment(wiring.Component):
 class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
-    `formats` are those of the beats it takes, forward and (if there is a second) backward. Latency two cycles; everything
+    `formats` are those of the beats it takes, forward and (if there is a second) backward. Latency two cycles;
+    everything
     moves when `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last.
     """
 
@@ -260,7 +266,10 @@ class Apply(wiring.Component):
         for segment, (term, exponent) in enumerate(zip(segment_terms, exponents, strict=True)):
             shared = following.segments[segment]
             low_top = sums.fraction_bits + sums.low_bits
-            high, round_up = term[low_top:].as_signed(), term[low_top - 1]  # low is signed, so high takes its sign's carry
+            high, round_up = (
+                term[low_top:].as_signed(),
+                term[low_top - 1],
+            )  # low is signed, so high takes its sign's carry
             m.d.comb += [
                 shared.fraction.eq(term[: sums.fraction_bits]),
                 shared.high.eq(high + round_up),
@@ -268,7 +277,9 @@ class Apply(wiring.Component):
                 shared.exponent.eq(exponent),
             ]
         for lane, (kept, negative, valid) in enumerate(lane_registers):
-            low = segment_terms[lane // sums.segment][sums.fraction_bits : sums.fraction_bits + sums.low_bits].as_signed()
+            low = segment_terms[lane // sums.segment][
+                sums.fraction_bits : sums.fraction_bits + sums.low_bits
+            ].as_signed()
             product = Signal(sums.product_bits, name=f"product_{lane}")
             m.d.comb += [
                 product.eq(kept * scale_1),

@@ -29,4 +29,3 @@ def beat_layout(fmt: BlockFormat, lanes: int) -> data.ArrayLayout:
 def output_layout(width: int) -> data.StructLayout:
     """A beat of packed blocks, `last` on top: it closes a channel."""
     return data.StructLayout({"data": width, "last": 1})
-

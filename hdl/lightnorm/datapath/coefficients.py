@@ -41,7 +41,8 @@ def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
 class TotalSelect(wiring.Component):
     """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit; combinational.
 
-    A digit is as long as a wide significand, so the pair below the leading digit holds every bit that rounding looks at.
+    A digit is as long as a wide significand, so the pair below the leading digit holds every bit that rounding looks
+    at.
     """
 
     def __init__(self, *, spec: NormSpec, names: tuple[str, ...]) -> None:
@@ -144,7 +145,8 @@ class Reciprocal(wiring.Component):
 class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
-    A program takes `latency[pass]` cycles (fewer than 32 for the default formats), longer if parameter words are late or
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats), longer if parameter words are
+    late or
     result words are not taken. Every operation takes a cycle of operands (two for a full multiplication) and a cycle of
     rounding; a reciprocal runs beside the others. `o` offers the coefficients until they are taken.
 
@@ -353,7 +355,8 @@ class Coefficients(wiring.Component):
         second_half: Signal,
         partial: data.View[data.StructLayout],
     ) -> data.View[data.StructLayout]:
-        """Half of b's significand per cycle, the low half first; a short b is in the high half and needs no first cycle."""
+        """Half of b's significand per cycle, the low half first; a short b is in the high half and needs no first
+        cycle."""
         fmt, low_bits = self.spec.coef, _low_bits(self.spec)
         product = Signal(unrounded_layout(fmt), name="product")
         high_bits = fmt.significand_bits - low_bits

@@ -1,21 +1,19 @@
 """Rounds exact sums once into blocks: shared exponent, then every significand at that exponent's last place.
 
 A sum is kept as a two's complement number whose bits above and below the lane's own belong to its block (see `apply`).
-The block's leading bit is found on sums inverted where negative, which is one place low exactly when the largest magnitude
+The block's leading bit is found on sums inverted where negative, which is one place low exactly when the largest
+magnitude
 is a negative power of two; the last stage sees that and takes every significand one place higher.
 """
 
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
-from lightnorm_golden.formats import BlockFormat
 
 from ..arith.leading_one import leading_one
 from ..arith.rounding import round_up
-from ..arith.shift import shift_left
 from .apply import SumFormat
 from .beat import beat_layout, output_layout
 
@@ -23,7 +21,8 @@ __all__ = ["Pack"]
 
 
 def _window(m: Module, bits: Value, amount: Value, width: int, *, name: str) -> Signal:
-    """`width` bits of `bits` from place `amount` up, zeros above; every step drops the bits that no later one can reach."""
+    """`width` bits of `bits` from place `amount` up, zeros above; every step drops the bits that no later one can
+    reach."""
     current: Value = bits
     for bit in reversed(range(len(amount))):
         reach = width + (1 << bit) - 1
@@ -92,7 +91,10 @@ class Pack(wiring.Component):
             exact_powers.append(exact_power)
 
         # 4: round, and take everything a place higher if a negative power of two asks for it
-        bumps = [self._of_block(m, exact_powers, segment, "power", backward) & may_bump[segment] for segment in range(segments)]
+        bumps = [
+            self._of_block(m, exact_powers, segment, "power", backward) & may_bump[segment]
+            for segment in range(segments)
+        ]
         significands, signs, saturated = [], [], []
         for lane, (magnitude, up, up_bumped, sign, overflow, valid) in enumerate(rounding):
             bump = Signal(name=f"bump_{lane}")
@@ -146,7 +148,9 @@ class Pack(wiring.Component):
         tops = [total[fmt.significand_bits] for fmt in self.sums.formats]
         return tops[0] if len(tops) == 1 else Mux(backward, tops[1], tops[0])
 
-    def _of_block(self, m: Module, values: list[Value], segment: int, name: str, backward: Value | None = None) -> Value:
+    def _of_block(
+        self, m: Module, values: list[Value], segment: int, name: str, backward: Value | None = None
+    ) -> Value:
         """OR of a per-segment value over the block that the segment belongs to."""
         sums = self.sums
         backward = self.i.backward if backward is None else backward
@@ -180,7 +184,9 @@ class Pack(wiring.Component):
         for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
             bits, sign = self.i.lanes[lane], lane_signs[lane]
             magnitude = Signal(sums.low_bits, name=f"magnitude_{lane}")
-            m.d.comb += magnitude.eq((bits.low[:-1] ^ sign.replicate(sums.low_bits)) & bits.valid.replicate(sums.low_bits))
+            m.d.comb += magnitude.eq(
+                (bits.low[:-1] ^ sign.replicate(sums.low_bits)) & bits.valid.replicate(sums.low_bits)
+            )
             low = low | magnitude
             above.append(bits.valid & ~bits.low[-1])
             below.append(bits.valid & bits.low[-1])
@@ -205,7 +211,8 @@ class Pack(wiring.Component):
     def _position(self, m: Module, segment: int, vector: Value) -> tuple[Signal, Signal, Signal]:
         """(place of the block's leading significand bit plus one, shared exponent, whether it may go one higher).
 
-        Places count from the vector's lowest bit. Where the format's exponents end, the place is that of the last exponent.
+        Places count from the vector's lowest bit. Where the format's exponents end, the place is that of the last
+        exponent.
         """
         sums = self.sums
         shared = self.i.segments[segment]
@@ -244,7 +251,8 @@ class Pack(wiring.Component):
     def _windows(
         self, m: Module, segment: int, position: Signal, lane_signs: list[Signal], load: Signal
     ) -> tuple[list[tuple[Signal, ...]], Signal]:
-        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow, valid; and whether a lane
+        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow, valid; and whether
+        a lane
         is exactly the negative power of two that is one place higher than it seems."""
         sums, shared = self.sums, self.i.segments[segment]
         bits = sums.man_bits + 2  # significand and guard bit
@@ -260,9 +268,7 @@ class Pack(wiring.Component):
         relative = Signal(signed(len(start) + 1), name=f"relative_{segment}")
         m.d.comb += [
             relative.eq(start - (low_first - bits + 1)),
-            lane_amount.eq(
-                Mux((relative < 0) | (relative > sums.low_bits + bits), sums.low_bits + bits, relative)
-            ),
+            lane_amount.eq(Mux((relative < 0) | (relative > sums.low_bits + bits), sums.low_bits + bits, relative)),
         ]
         extended = {
             name: Cat(Const(0, bits), shared.fraction, Const(0, sums.low_bits), high, high[-1].replicate(bits + 4))
@@ -273,7 +279,10 @@ class Pack(wiring.Component):
         kept = _below(m, start + bits, high_first + sums.high_bits, name=f"kept_{segment}")  # the window, and below it
         for name, value in extended.items():
             windows[name] = _window(m, value, start, bits, name=f"{name}_{segment}")
-            stickies[name], overflows[name] = Signal(name=f"sticky_{name}_{segment}"), Signal(name=f"over_{name}_{segment}")
+            stickies[name], overflows[name] = (
+                Signal(name=f"sticky_{name}_{segment}"),
+                Signal(name=f"over_{name}_{segment}"),
+            )
             sign = shared.high[-1]
             m.d.comb += [
                 stickies[name].eq((value[: len(dropped)] & dropped).any()),
@@ -294,10 +303,16 @@ class Pack(wiring.Component):
             own, sign = self.i.lanes[lane], lane_signs[lane]
             low, goes_below = own.low[:-1], own.low[-1]
             spread = _window(m, Cat(Const(0, bits - 1), low), lane_amount, bits, name=f"lane_{lane}")
-            window, sticky, overflow = Signal(bits, name=f"window_{lane}"), Signal(name=f"sticky_{lane}"), Signal(name=f"overflow_{lane}")
+            window, sticky, overflow = (
+                Signal(bits, name=f"window_{lane}"),
+                Signal(name=f"sticky_{lane}"),
+                Signal(name=f"overflow_{lane}"),
+            )
             m.d.comb += [
                 window.eq(spread | Mux(goes_below, windows["below"], windows["above"])),
-                sticky.eq((low & dropped[low_first:high_first]).any() | Mux(goes_below, stickies["below"], stickies["above"])),
+                sticky.eq(
+                    (low & dropped[low_first:high_first]).any() | Mux(goes_below, stickies["below"], stickies["above"])
+                ),
                 overflow.eq(
                     ((low ^ sign.replicate(sums.low_bits)) & ~kept[low_first:high_first]).any()
                     | Mux(goes_below, overflows["below"], overflows["above"])

@@ -1,6 +1,7 @@
 """The per-channel operations of each pass, and their static schedule on the one wide unit.
 
-The lists below are sections 5 to 7 of the arithmetic specification, an operation a line. `schedule` gives every operation
+The lists below are sections 5 to 7 of the arithmetic specification, an operation a line. `schedule` gives every
+operation
 its cycle and every value its register; the result is the micro-program that `coefficients` plays.
 """
 
@@ -11,7 +12,18 @@ from dataclasses import dataclass, field
 from amaranth.hdl import unsigned
 from amaranth.lib.enum import Enum
 
-__all__ = ["CONSTANTS", "PARAMETERS", "PROGRAMS", "RESULTS", "TERMS", "Kind", "Operation", "Program", "Slot", "schedule"]
+__all__ = [
+    "CONSTANTS",
+    "PARAMETERS",
+    "PROGRAMS",
+    "RESULTS",
+    "TERMS",
+    "Kind",
+    "Operation",
+    "Program",
+    "Slot",
+    "schedule",
+]
 
 
 class Kind(Enum, shape=unsigned(3)):
@@ -140,8 +152,10 @@ class Program:
 def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dict[str, int]) -> Program:
     """List scheduling of pass `name` by longest remaining path.
 
-    `divide_cycles`: cycles of a reciprocal's digit recurrence. `scale_is_short`: a scale fits half a significand, so that
-    multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere). Parameter words
+    `divide_cycles`: cycles of a reciprocal's digit recurrence. `scale_is_short`: a scale fits half a significand, so
+    that
+    multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere). Parameter
+    words
     are consumed, and result words emitted, in their streams' order.
     """
 

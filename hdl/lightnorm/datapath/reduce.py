@@ -2,7 +2,8 @@
 
 Every accumulator is an integer in units of the format's smallest step, so order and lanes cannot change a bit. Sizing:
 2^24 elements (`MAX_ELEMENTS`) of less than 2^(man_bits+1) * 2^max_shared_exp steps each need
-`24 + man_bits + 1 + max_shared_exp` bits of magnitude. A chunk with a range has at least two elements, so 2^23 ranges, each
+`24 + man_bits + 1 + max_shared_exp` bits of magnitude. A chunk with a range has at least two elements, so 2^23
+ranges, each
 below twice the largest magnitude, fit the same bits.
 """
 
@@ -90,7 +91,9 @@ class BlockSummary(wiring.Component):
             # padding's own key is 0 followed by ones, its inverse 1 followed by zeros
             max_keys.append(Cat(key[:-1] & ~padding.replicate(fmt.significand_bits), key[-1]))
             inverted_min_keys.append(Cat(~key[:-1], ~key[-1] & ~padding))
-            terms.append(Cat(element.significand ^ element.sign.replicate(fmt.significand_bits), element.sign).as_signed())
+            terms.append(
+                Cat(element.significand ^ element.sign.replicate(fmt.significand_bits), element.sign).as_signed()
+            )
             ones.append(element.sign)
         m.d.comb += [
             self.o_max.eq(_max_tree(m, max_keys, "max")),
@@ -108,7 +111,8 @@ def _exponent_bits(fmt: BlockFormat) -> int:
 class Normalized(wiring.Component):
     """An extremum of a block as a number whose order key compares across blocks; combinational.
 
-    `o` is the order key of {exponent, significand without its leading bit}; exponent 0 is the number 0, otherwise the value
+    `o` is the order key of {exponent, significand without its leading bit}; exponent 0 is the number 0, otherwise
+    the value
     is significand * 2^(exponent - 1 - man_bits) steps.
     """
 
@@ -241,7 +245,10 @@ class Reduce(wiring.Component):
             at_max = m.submodules[f"max_{block}"] = Normalized(fmt=fmt)
             at_min = m.submodules[f"min_{block}"] = Normalized(fmt=fmt)
             empty, end = Signal(name=f"empty_{block}"), summed_end[block]
-            chunk_max, chunk_min = Signal(key_bits, name=f"chunk_max_{block}"), Signal(key_bits, name=f"chunk_min_{block}")
+            chunk_max, chunk_min = (
+                Signal(key_bits, name=f"chunk_max_{block}"),
+                Signal(key_bits, name=f"chunk_min_{block}"),
+            )
             next_max, next_min = Signal(key_bits, name=f"next_max_{block}"), Signal(key_bits, name=f"next_min_{block}")
             m.d.comb += [
                 at_max.i_key.eq(largest),

@@ -20,7 +20,8 @@ ELEMENT_BITS = MAX_ELEMENTS.bit_length()
 class Position(wiring.Component):
     """Where in its run the next beat belongs.
 
-    `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they move on
+    `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they
+    move on
     when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a run.
 
     Ports
@@ -120,7 +121,8 @@ class Position(wiring.Component):
 def mark_padding(
     m: Module, fmt: BlockFormat, lanes: int, packed: Value, lane_valid: Value, *, name: str
 ) -> data.View[data.ArrayLayout]:
-    """The beat with every zero positive and every padding element a negative zero, so that padding travels in the data."""
+    """The beat with every zero positive and every padding element a negative zero, so that padding travels in the
+    data."""
     layout = beat_layout(fmt, lanes)
     raw = data.View(layout, packed)
     marked = Signal(layout, name=name)

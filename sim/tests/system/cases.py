@@ -22,6 +22,7 @@ BUILD_DIR = Path(__file__).parents[3] / "build" / "sim"
 GRADIENT = BlockFormat(6, 3)
 
 Stalls = StallPattern | Mapping[str, StallPattern]
+NO_STALLS = StallPattern.none()
 
 STALLS: dict[str, Stalls] = {
     "none": StallPattern.none(),
@@ -76,7 +77,7 @@ def tensor(rng: np.random.Generator, channels: int, elements: int, fmt: BlockFor
     top = fmt.max_shared_exp - fmt.bias + 1
     for channel, kind in enumerate(rng.integers(0, 9, channels)):
         row = x[0, channel]
-        if kind == 1:  # shared exponents from below the smallest to above the largest; significands that round up a power
+        if kind == 1:  # all shared exponents and beyond; significands that round up to the next power
             row[:] = np.ldexp(rng.choice([-1, 1], elements) * rng.choice([1, 1.5, 1.999, 1.0001], elements),
                               rng.integers(-top - 8, top + 3, elements))  # fmt: skip
         elif kind == 2:  # small integers: ties of the extrema and of the roundings
@@ -179,7 +180,7 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def simulate(
-    config: Config, layers: Sequence[Layer], simulator: str, *, stalls: Stalls = StallPattern.none(), seed: int = 0
+    config: Config, layers: Sequence[Layer], simulator: str, *, stalls: Stalls = NO_STALLS, seed: int = 0
 ) -> list[RunResult]:
     """The layers, back to back, on the emitted Verilog; every bit that comes out must be the golden model's."""
     verilog, ports = emitted(config)
@@ -187,5 +188,6 @@ def simulate(
     results = compiled.run([layer.run for layer in layers], stalls=stalls, seed=seed)
     for index, (layer, result) in enumerate(zip(layers, results, strict=True)):
         problem = compare(layer, result)
-        assert problem is None, f"{simulator}, run {index} ({layer.channels} x {layer.elements}), seed {seed}: {problem}"
+        what = f"{simulator}, run {index} ({layer.channels} x {layer.elements}), seed {seed}"
+        assert problem is None, f"{what}: {problem}"
     return results
