@@ -52,7 +52,7 @@ module widen (A, B, Y);
   localparam LARGER = A_WIDTH > B_WIDTH ? A_WIDTH : B_WIDTH;
   localparam WIDTH = COMPARES ? LARGER : Y_WIDTH;
   input [A_WIDTH-1:0] A; input [B_WIDTH-1:0] B; output [Y_WIDTH-1:0] Y;
-  wire _TECHMAP_FAIL_ = A_WIDTH == WIDTH && B_WIDTH == WIDTH;
+  wire _TECHMAP_FAIL_ = A_WIDTH == 0 || B_WIDTH == 0 || A_WIDTH == WIDTH && B_WIDTH == WIDTH;
   wire [WIDTH-1:0] a, b;
   generate
     if (A_WIDTH >= WIDTH) assign a = A[WIDTH-1:0];

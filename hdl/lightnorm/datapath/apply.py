@@ -223,13 +223,16 @@ class Apply(wiring.Component):
         occupied = Signal()
         backward_1, last_1 = Signal(reset_less=True), Signal(reset_less=True)
         scale_1 = Signal(spec.scale.significand_bits, reset_less=True)
+        triple_1 = Signal(spec.scale.significand_bits + 2, reset_less=True)
+        scale_bits = significand(coefficients.scale)[spec.coef.man_bits - spec.scale.man_bits :]
         with m.If(self.i_advance):
             m.d.sync += occupied.eq(take)
         with m.If(take):
             m.d.sync += [
                 backward_1.eq(backward),
                 last_1.eq(self.i.payload.last),
-                scale_1.eq(significand(coefficients.scale)[spec.coef.man_bits - spec.scale.man_bits :]),
+                scale_1.eq(scale_bits),
+                triple_1.eq(scale_bits + (scale_bits << 1)),
             ]
         segment_terms, exponents = [], []
         for segment in range(lanes // sums.segment):
@@ -282,7 +285,7 @@ class Apply(wiring.Component):
             ].as_signed()
             product = Signal(sums.product_bits, name=f"product_{lane}")
             m.d.comb += [
-                product.eq(kept * scale_1),
+                product.eq(self._multiply(kept, scale_1, triple_1)),
                 following.lanes[lane].low.eq(
                     Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed() + low + negative
                 ),
@@ -295,6 +298,18 @@ class Apply(wiring.Component):
         with m.If(self.i_advance & occupied):
             m.d.sync += kept_sums.eq(following)
         return m
+
+    @staticmethod
+    def _multiply(factor: Signal, scale: Signal, triple: Signal) -> Value:
+        """factor * scale two bits of the factor at a time: with 3 * scale made once, half the rows of single bits."""
+        rows = []
+        for place in range(0, len(factor) - 1, 2):
+            low, high = factor[place], factor[place + 1]
+            row = Mux(high, Mux(low, triple, scale << 1), Mux(low, scale, 0))
+            rows.append(row << place)
+        if len(factor) % 2:
+            rows.append(Mux(factor[-1], scale, 0) << (len(factor) - 1))
+        return sum(rows[1:], rows[0])
 
     def _lanes(self, m: Module, backward: Signal) -> tuple[list[Signal], list[Signal], list[Signal]]:
         """Significands (aligned to the longest format), signs, and each segment's shared exponent."""
