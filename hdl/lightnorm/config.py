@@ -27,9 +27,8 @@ class Implementation:
     """How the machine is built.
 
     `passes`: what it can do, any of "train", "infer", "backward". `blocks_per_beat`: activation blocks per cycle.
-    `buffer_blocks`: activation blocks held on chip (0: no buffer, training takes two passes over its input); a
-    multiple of
-    blocks_per_beat. `max_chunks`: chunks per channel that a backward build can hold the extrema of.
+    `buffer_blocks`: activation blocks held on chip (0: no buffer, training takes two passes over its input); a multiple
+    of blocks_per_beat. `max_chunks`: chunks per channel that a backward build can hold the extrema of.
     """
 
     passes: tuple[str, ...] = ("train", "infer")

@@ -5,17 +5,15 @@ multiplier and one adder a bit wider than the product: the aligned term is split
 
     term = high * 2^low_bits + low + fraction        (-2^(low_bits-1) <= low < 2^(low_bits-1), 0 <= fraction < 1)
 
-in units of the product's last bit. `low + product` fits a signed number of low_bits + 1 bits, and its sign alone
-says how
-the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong
-to the
-block, not to a lane.
+in units of the product's last bit. `low + product` fits a signed number of low_bits + 1 bits, and its sign alone says
+how the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong
+to the block, not to a lane.
 
 A term so large that every product is below its last bit is moved next to the products (`Alignment.far`): neither the
 rounding decision nor the leading bit can tell. A term below half the smallest nonzero product loses bits under
 `fraction_bits` to a sticky last bit, which is below every rounding position then. Where even the smallest product is
-beyond
-the format, the rounding position stays behind; products are then moved down as far as they and the sum keep saturating.
+beyond the format, the rounding position stays behind; products are then moved down as far as they and the sum keep
+saturating.
 """
 
 from __future__ import annotations
@@ -180,8 +178,8 @@ class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
     `formats` are those of the beats it takes, forward and (if there is a second) backward. Latency two cycles;
-    everything
-    moves when `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last.
+    everything moves when `i_advance` says so. A channel's coefficients are taken before its first beat and held through
+    its last.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, terms: int) -> None:

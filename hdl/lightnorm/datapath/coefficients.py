@@ -145,10 +145,9 @@ class Reciprocal(wiring.Component):
 class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
-    A program takes `latency[pass]` cycles (fewer than 32 for the default formats), longer if parameter words are
-    late or
-    result words are not taken. Every operation takes a cycle of operands (two for a full multiplication) and a cycle of
-    rounding; a reciprocal runs beside the others. `o` offers the coefficients until they are taken.
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats), longer if parameter words are late
+    or result words are not taken. Every operation takes a cycle of operands (two for a full multiplication) and a cycle
+    of rounding; a reciprocal runs beside the others. `o` offers the coefficients until they are taken.
 
     Ports
     -----

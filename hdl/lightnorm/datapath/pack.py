@@ -2,8 +2,7 @@
 
 A sum is kept as a two's complement number whose bits above and below the lane's own belong to its block (see `apply`).
 The block's leading bit is found on sums inverted where negative, which is one place low exactly when the largest
-magnitude
-is a negative power of two; the last stage sees that and takes every significand one place higher.
+magnitude is a negative power of two; the last stage sees that and takes every significand one place higher.
 """
 
 from __future__ import annotations
@@ -251,9 +250,8 @@ class Pack(wiring.Component):
     def _windows(
         self, m: Module, segment: int, position: Signal, lane_signs: list[Signal], load: Signal
     ) -> tuple[list[tuple[Signal, ...]], Signal]:
-        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow, valid; and whether
-        a lane
-        is exactly the negative power of two that is one place higher than it seems."""
+        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow, valid; and whether a
+        lane is exactly the negative power of two that is one place higher than it seems."""
         sums, shared = self.sums, self.i.segments[segment]
         bits = sums.man_bits + 2  # significand and guard bit
         drops = [sums.man_bits - fmt.man_bits for fmt in sums.formats]

@@ -1,8 +1,7 @@
 """The per-channel operations of each pass, and their static schedule on the one wide unit.
 
 The lists below are sections 5 to 7 of the arithmetic specification, an operation a line. `schedule` gives every
-operation
-its cycle and every value its register; the result is the micro-program that `coefficients` plays.
+operation its cycle and every value its register; the result is the micro-program that `coefficients` plays.
 """
 
 from __future__ import annotations
@@ -153,10 +152,8 @@ def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dic
     """List scheduling of pass `name` by longest remaining path.
 
     `divide_cycles`: cycles of a reciprocal's digit recurrence. `scale_is_short`: a scale fits half a significand, so
-    that
-    multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere). Parameter
-    words
-    are consumed, and result words emitted, in their streams' order.
+    that multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere).
+    Parameter words are consumed, and result words emitted, in their streams' order.
     """
 
     def cycles(operation: Operation) -> int:

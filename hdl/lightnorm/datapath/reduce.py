@@ -2,9 +2,8 @@
 
 Every accumulator is an integer in units of the format's smallest step, so order and lanes cannot change a bit. Sizing:
 2^24 elements (`MAX_ELEMENTS`) of less than 2^(man_bits+1) * 2^max_shared_exp steps each need
-`24 + man_bits + 1 + max_shared_exp` bits of magnitude. A chunk with a range has at least two elements, so 2^23
-ranges, each
-below twice the largest magnitude, fit the same bits.
+`24 + man_bits + 1 + max_shared_exp` bits of magnitude. A chunk with a range has at least two elements, so 2^23 ranges,
+each below twice the largest magnitude, fit the same bits.
 """
 
 from __future__ import annotations
@@ -111,9 +110,8 @@ def _exponent_bits(fmt: BlockFormat) -> int:
 class Normalized(wiring.Component):
     """An extremum of a block as a number whose order key compares across blocks; combinational.
 
-    `o` is the order key of {exponent, significand without its leading bit}; exponent 0 is the number 0, otherwise
-    the value
-    is significand * 2^(exponent - 1 - man_bits) steps.
+    `o` is the order key of {exponent, significand without its leading bit}; exponent 0 is the number 0, otherwise the
+    value is significand * 2^(exponent - 1 - man_bits) steps.
     """
 
     def __init__(self, *, fmt: BlockFormat) -> None:

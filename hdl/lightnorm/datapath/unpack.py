@@ -20,9 +20,9 @@ ELEMENT_BITS = MAX_ELEMENTS.bit_length()
 class Position(wiring.Component):
     """Where in its run the next beat belongs.
 
-    `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they
-    move on
-    when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a run.
+    `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they move
+    on when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a
+    run.
 
     Ports
     -----
