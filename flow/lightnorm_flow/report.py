@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lightnorm.config import Config
 from lightnorm.generate import TOP, generate
+from lightnorm_golden import decode, quantize
 from lightnorm_golden.reference import range_batch_norm, signal_to_noise_db
 from lightnorm_sim.layer import Tensors
 
@@ -75,7 +76,11 @@ def make_report(
         "lanes": config.lanes,
         "data": str(data),
         "simulate": [
-            {**_without(outcome.report, "results", "mismatch"), "snr_db": _snr(config, tensors, outcome)}
+            {
+                **_without(outcome.report, "results", "mismatch"),
+                "snr_db": _snr(config, tensors, tensors.x.astype(np.float64), outcome),
+                "arithmetic_snr_db": _snr(config, tensors, _quantized(config, tensors.x), outcome),
+            }
             for outcome in outcomes
         ],
         "synth": [_without(synth, "modules", "memories") for synth in synths],
@@ -100,7 +105,8 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             (f"{mode}: beats", number(run["beats"])),
             (f"{mode}: cycles, first beat's latency", f"{number(run['cycles'])}, {number(run['latency'])}"),
             (f"{mode}: beats per cycle", f"{run['beats_per_cycle']:.4f}"),
-            (f"{mode}: signal to noise", f"{run['snr_db']:.2f} dB"),
+            (f"{mode}: signal to noise, end to end", f"{run['snr_db']:.2f} dB"),
+            (f"{mode}: signal to noise of the quantized input", f"{run['arithmetic_snr_db']:.2f} dB"),
         ]
     for synth in result["synth"]:
         rows += [(f"{synth['target']}: {SIZES[key]}", number(synth[key])) for key in SIZES if key in synth]
@@ -111,9 +117,17 @@ def _without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in keys}
 
 
-def _snr(config: Config, tensors: Tensors, outcome: Outcome) -> float:
-    """Signal to noise of the machine's output against range batch norm of the unquantized tensors in float64."""
-    spec, x = config.spec, tensors.x.astype(np.float64)
+def _quantized(config: Config, x: NDArray[Any]) -> NDArray[np.float64]:
+    """The tensor as the machine gets it, in the activation format."""
+    by_channel = np.moveaxis(x, 1, 0)
+    flat = by_channel.reshape(len(by_channel), -1)
+    values = decode(quantize(flat, config.spec.activation), flat.shape[1])
+    return np.moveaxis(values.reshape(by_channel.shape), 0, 1)
+
+
+def _snr(config: Config, tensors: Tensors, x: NDArray[np.float64], outcome: Outcome) -> float:
+    """Signal to noise of the machine's output against range batch norm of x in float64."""
+    spec = config.spec
     weight, bias = _float64(tensors.weight), _float64(tensors.bias)
     if outcome.report["mode"] == "train":
         exact = range_batch_norm(
