@@ -34,8 +34,6 @@ from .coefficients import MODES, coefficients_layout
 
 __all__ = ["Apply", "SumFormat"]
 
-EXPONENT_BITS = 12
-
 
 @dataclass(frozen=True)
 class SumFormat:
@@ -81,6 +79,18 @@ class SumFormat:
         return self.term_bits + 1 - self.fraction_bits - self.low_bits + 1
 
     @property
+    def exponent_bits(self) -> int:
+        """Signed: of every exponent of a last bit, and of their differences."""
+        spec = self.spec
+        largest_scale = 255 - spec.scale.bias - spec.scale.man_bits
+        products = [fmt.max_shared_exp - fmt.bias - self.man_bits + largest_scale for fmt in self.formats]
+        products += [-fmt.bias - self.man_bits - spec.scale.bias - spec.scale.man_bits for fmt in self.formats]
+        terms = [255 - spec.coef.bias - spec.coef.man_bits, -spec.coef.bias - spec.coef.man_bits]
+        extremes = [*products, *terms, min(terms) - self.far_distance]
+        extremes += [term - product for term in terms for product in products]
+        return 1 + max(abs(extreme) for extreme in extremes).bit_length()
+
+    @property
     def segment(self) -> int:
         """Lanes that share a block in every format."""
         import math
@@ -95,7 +105,7 @@ class SumFormat:
                 "fraction": self.fraction_bits,
                 "high": signed(self.high_bits),
                 "high_below": signed(self.high_bits),
-                "exponent": signed(EXPONENT_BITS),
+                "exponent": signed(self.exponent_bits),
             }
         )
         lane = data.StructLayout({"low": signed(self.low_bits + 1), "valid": 1})
@@ -126,24 +136,24 @@ class Alignment(wiring.Component):
                 "i_backward": In(1),
                 "i_term": In(data.StructLayout({"fraction": spec.coef.man_bits, "exponent": 8, "sign": 1})),
                 "o_term": Out(signed(sums.term_bits + 1)),
-                "o_exponent": Out(signed(EXPONENT_BITS)),
+                "o_exponent": Out(signed(sums.exponent_bits)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sums, spec = self.sums, self.sums.spec
+        sums, spec, bits = self.sums, self.sums.spec, self.sums.exponent_bits
         offsets = [fmt.bias + sums.man_bits for fmt in sums.formats]
         offset: Value = Const(offsets[0])
         if len(offsets) > 1:
             offset = Mux(self.i_backward, offsets[1], offsets[0])
-        scaled_exponent, limit = Signal(signed(EXPONENT_BITS)), Signal(signed(EXPONENT_BITS))
-        product_exponent, term_exponent = Signal(signed(EXPONENT_BITS)), Signal(signed(EXPONENT_BITS))
+        scaled_exponent, limit = Signal(signed(bits)), Signal(signed(bits))
+        product_exponent, term_exponent = Signal(signed(bits)), Signal(signed(bits))
         # at `beyond` the smallest product is 4 times what any format can hold, at `twice_term` it is twice the term
         beyonds = [fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats]
         beyond = Const(beyonds[0]) if len(beyonds) == 1 else Mux(self.i_backward, beyonds[1], beyonds[0])
-        twice_term = Signal(signed(EXPONENT_BITS))
-        distance, far = Signal(signed(EXPONENT_BITS)), Signal()
+        twice_term = Signal(signed(bits))
+        distance, far = Signal(signed(bits)), Signal()
         m.d.comb += [
             scaled_exponent.eq(
                 self.i_shared_exp - offset + self.i_scale_exponent - (spec.scale.bias + spec.scale.man_bits)
@@ -158,7 +168,7 @@ class Alignment(wiring.Component):
         ]
         # the far position is the highest; everything else is some places lower, down to a sticky bit alone
         lowest = sums.term_bits
-        below, places = Signal(signed(EXPONENT_BITS + 1)), Signal(range(lowest + 1))
+        below, places = Signal(signed(bits + 1)), Signal(range(lowest + 1))
         m.d.comb += [
             below.eq(sums.far_distance - distance),
             places.eq(Mux(far | (below < 0), 0, Mux(below > lowest, lowest, below))),
@@ -236,7 +246,7 @@ class Apply(wiring.Component):
         for segment in range(lanes // sums.segment):
             alignment = m.submodules[f"alignment_{segment}"] = Alignment(sums=sums)
             term = Signal(signed(sums.term_bits + 1), name=f"term_{segment}", reset_less=True)
-            exponent = Signal(signed(EXPONENT_BITS), name=f"exponent_{segment}", reset_less=True)
+            exponent = Signal(signed(sums.exponent_bits), name=f"exponent_{segment}", reset_less=True)
             m.d.comb += [
                 alignment.i_scale_exponent.eq(coefficients.scale.exponent),
                 alignment.i_shared_exp.eq(shared_exps[segment]),

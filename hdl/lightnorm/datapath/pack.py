@@ -39,9 +39,10 @@ def _below(m: Module, place: Value, width: int, *, name: str) -> Signal:
 
 
 class Pack(wiring.Component):
-    """Sums of a beat in, encoded blocks out; one beat per cycle, latency two cycles.
+    """Sums of a beat in, encoded blocks out; one beat per cycle, latency one cycle.
 
-    `o_advance` says that everything from `apply` on moves: the output register is free or being taken.
+    `o_advance` says that everything from `apply` on moves: the last registers are free or being taken. The rounding
+    behind them is combinational up to `o`, whose payload holds while it waits.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int) -> None:
@@ -62,10 +63,10 @@ class Pack(wiring.Component):
         sums, lanes = self.sums, self.lanes
         segments = lanes // sums.segment
         significand_bits = sums.man_bits + 1
-        m.d.comb += self.o_advance.eq(~self.o.valid | self.o.ready)
+        window_valid = Signal()
+        m.d.comb += self.o_advance.eq(~window_valid | self.o.ready)
 
         # 3: leading bit of every block, and each lane's bits from there down
-        window_valid = Signal()
         last, backward = Signal(reset_less=True), Signal(reset_less=True)
         load = Signal()
         m.d.comb += load.eq(self.o_advance & self.i_valid)
@@ -126,20 +127,12 @@ class Pack(wiring.Component):
                         element.sign.eq(signs[lane] & significands[lane].any()),
                     ]
             outputs.append(beat.as_value())
-        output = Signal(self.beat_bits, reset_less=True)
-        output_last = Signal(reset_less=True)
         m.d.comb += [
-            self.o.payload.data.eq(output),
-            self.o.payload.last.eq(output_last),
+            self.o.valid.eq(window_valid),
+            self.o.payload.data.eq(outputs[0] if len(outputs) == 1 else Mux(backward, outputs[1], outputs[0])),
+            self.o.payload.last.eq(last),
+            self.o_saturated.eq(Mux(window_valid & self.o.ready, sum(saturated[1:], saturated[0]), 0)),
         ]
-        with m.If(self.o_advance):
-            m.d.sync += self.o.valid.eq(window_valid)
-        with m.If(self.o_advance & window_valid):
-            m.d.sync += [
-                output.eq(outputs[0] if len(outputs) == 1 else Mux(backward, outputs[1], outputs[0])),
-                output_last.eq(last),
-            ]
-            m.d.comb += self.o_saturated.eq(sum(saturated[1:], saturated[0]))
         return m
 
     def _carry(self, total: Signal, backward: Signal) -> Value:
@@ -215,18 +208,22 @@ class Pack(wiring.Component):
         """
         sums = self.sums
         shared = self.i.segments[segment]
+        bits = sums.exponent_bits + 2
         top = len(vector) + sums.man_bits + 3  # a lowest exponent from here on rounds everything to zero
         whole = Signal(len(vector), name=f"whole_{segment}")
         m.d.comb += whole.eq(vector)
         leading, found = leading_one(m, whole, name=f"leading_{segment}")
         leading_place = Signal(range(top + 2), name=f"leading_place_{segment}")
-        lowest, highest = Signal(signed(14), name=f"lowest_{segment}"), Signal(signed(14), name=f"highest_{segment}")
+        lowest, highest = (
+            Signal(signed(bits), name=f"lowest_{segment}"),
+            Signal(signed(bits), name=f"highest_{segment}"),
+        )
 
         def by_pass(values: list[int]) -> Value:
             return Const(values[0]) if len(values) == 1 else Mux(self.i.backward, values[1], values[0])
 
         # places, plus one, of the leading bit at shared exponents 0 and max_shared_exp
-        base = Signal(signed(14), name=f"base_{segment}")
+        base = Signal(signed(bits), name=f"base_{segment}")
         limit = by_pass([fmt.max_shared_exp for fmt in sums.formats])
         m.d.comb += [
             base.eq(by_pass([sums.fraction_bits + 1 - fmt.bias for fmt in sums.formats]) - shared.exponent),

@@ -8,7 +8,7 @@ each below twice the largest magnitude, fit the same bits.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -33,35 +33,12 @@ def _order_key(element: data.View[data.StructLayout]) -> Value:
     return Cat(element.significand ^ element.sign.replicate(len(element.significand)), ~element.sign)
 
 
-def _max_tree(m: Module, keys: list[Value], name: str) -> Value:
-    level = 0
-    while len(keys) > 1:
-        following: list[Value] = []
-        for pair in range(0, len(keys) - 1, 2):
-            larger = Signal(len(keys[0]), name=f"{name}_{level}_{pair}")
-            m.d.comb += larger.eq(Mux(keys[pair + 1] > keys[pair], keys[pair + 1], keys[pair]))
-            following.append(larger)
-        keys, level = following + keys[len(keys) // 2 * 2 :], level + 1
-    return keys[0]
-
-
-def _sum_tree(m: Module, terms: list[Value], name: str) -> Value:
-    level = 0
-    while len(terms) > 1:
-        following: list[Value] = []
-        for pair in range(0, len(terms) - 1, 2):
-            total = terms[pair] + terms[pair + 1]
-            kept = Signal(total.shape(), name=f"{name}_{level}_{pair}")
-            m.d.comb += kept.eq(total)
-            following.append(kept)
-        terms, level = following + terms[len(terms) // 2 * 2 :], level + 1
-    return terms[0]
-
-
 class BlockSummary(wiring.Component):
     """Maximum, minimum and sum of one block's elements, padding left out; combinational.
 
-    The extrema come as order keys (see `_order_key`) of man_bits + 2 bits; without any element they are 0 and all ones.
+    The extrema come as order keys (see `_order_key`) of man_bits + 2 bits; `o_empty`: the block is all padding, and
+    they mean nothing. Padding is always behind the elements, so that of any run of elements the first one tells whether
+    it holds an element at all.
     """
 
     def __init__(self, *, fmt: BlockFormat) -> None:
@@ -72,6 +49,7 @@ class BlockSummary(wiring.Component):
                 "i": In(block_layout(fmt)),
                 "o_max": Out(fmt.element_bits),
                 "o_min": Out(fmt.element_bits),
+                "o_empty": Out(1),
                 "o_sum": Out(signed(sum_bits)),
             }
         )
@@ -79,27 +57,52 @@ class BlockSummary(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt = self.format
-        max_keys, inverted_min_keys, terms, ones = [], [], [], []
+        extrema: list[tuple[Value, Value, Value]] = []  # maximum, minimum, and whether there is an element
         for index in range(fmt.block_size):
             element = self.i.elements[index]
-            padding, key = Signal(name=f"padding_{index}"), Signal(fmt.element_bits, name=f"key_{index}")
+            exists, key = Signal(name=f"exists_{index}"), Signal(fmt.element_bits, name=f"key_{index}")
             m.d.comb += [
-                padding.eq(element.sign & ~element.significand.any()),
+                exists.eq(~element.sign | element.significand.any()),
                 key.eq(_order_key(element)),
             ]
-            # padding's own key is 0 followed by ones, its inverse 1 followed by zeros
-            max_keys.append(Cat(key[:-1] & ~padding.replicate(fmt.significand_bits), key[-1]))
-            inverted_min_keys.append(Cat(~key[:-1], ~key[-1] & ~padding))
-            terms.append(
-                Cat(element.significand ^ element.sign.replicate(fmt.significand_bits), element.sign).as_signed()
-            )
-            ones.append(element.sign)
+            extrema.append((key, key, exists))
+        level = 0
+        while len(extrema) > 1:
+            following = [
+                self._later(m, extrema[i], extrema[i + 1], f"{level}_{i}") for i in range(0, len(extrema) - 1, 2)
+            ]
+            extrema, level = following + extrema[len(extrema) // 2 * 2 :], level + 1
+        largest, smallest, exists = extrema[0]
+
+        # a negative element is its inverted significand, minus 2^significand_bits, plus 1
+        elements = [self.i.elements[index] for index in range(fmt.block_size)]
+        unsigned_sum = sum(element.significand ^ element.sign.replicate(fmt.significand_bits) for element in elements)
+        negatives = Signal(range(fmt.block_size + 1))
         m.d.comb += [
-            self.o_max.eq(_max_tree(m, max_keys, "max")),
-            self.o_min.eq(~_max_tree(m, inverted_min_keys, "min")),
-            self.o_sum.eq(_sum_tree(m, terms, "sum") + _sum_tree(m, ones, "negative")),
+            negatives.eq(sum(element.sign for element in elements)),
+            self.o_max.eq(largest),
+            self.o_min.eq(smallest),
+            self.o_empty.eq(~exists),
+            self.o_sum.eq(unsigned_sum + negatives - (negatives << fmt.significand_bits)),
         ]
         return m
+
+    @staticmethod
+    def _later(
+        m: Module, first: tuple[Value, Value, Value], second: tuple[Value, Value, Value], name: str
+    ) -> tuple[Value, Value, Value]:
+        """Extrema of two neighbouring runs of elements; between single elements one comparison tells both."""
+        (first_max, first_min, first_exists), (second_max, second_min, second_exists) = first, second
+        larger, smaller = Signal(len(first_max), name=f"max_{name}"), Signal(len(first_max), name=f"min_{name}")
+        above, below = Signal(name=f"above_{name}"), Signal(name=f"below_{name}")
+        single = first_max is first_min
+        m.d.comb += [
+            above.eq(second_max > first_max),
+            below.eq(~above if single else second_min < first_min),
+            larger.eq(Mux(above & second_exists, second_max, first_max)),
+            smaller.eq(Mux(below & second_exists, second_min, first_min)),
+        ]
+        return larger, smaller, first_exists
 
 
 def _exponent_bits(fmt: BlockFormat) -> int:
@@ -219,6 +222,7 @@ class Reduce(wiring.Component):
             summary = m.submodules[f"block_{block}"] = BlockSummary(fmt=fmt)
             largest = Signal(fmt.element_bits, name=f"max_{block}", reset_less=True)
             smallest = Signal(fmt.element_bits, name=f"min_{block}", reset_less=True)
+            empty = Signal(name=f"empty_{block}", reset_less=True)  # a block behind the channel's last element
             total = Signal(summary.o_sum.shape(), name=f"sum_{block}", reset_less=True)
             shared_exp = Signal(fmt.exp_bits, name=f"shared_exp_{block}", reset_less=True)
             m.d.comb += summary.i.eq(self.i[block])
@@ -226,10 +230,11 @@ class Reduce(wiring.Component):
                 m.d.sync += [
                     largest.eq(summary.o_max),
                     smallest.eq(summary.o_min),
+                    empty.eq(summary.o_empty),
                     total.eq(summary.o_sum),
                     shared_exp.eq(self.i[block].shared_exp),
                 ]
-            summaries.append((largest, smallest, total, shared_exp))
+            summaries.append((largest, smallest, empty, total, shared_exp))
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
         scanned_valid, scanned_last = Signal(), Signal(reset_less=True)
@@ -239,10 +244,10 @@ class Reduce(wiring.Component):
         running_max: Value = carried_max
         running_min: Value = carried_min
         scanned = []
-        for block, (largest, smallest, total, shared_exp) in enumerate(summaries):
+        for block, (largest, smallest, empty, total, shared_exp) in enumerate(summaries):
             at_max = m.submodules[f"max_{block}"] = Normalized(fmt=fmt)
             at_min = m.submodules[f"min_{block}"] = Normalized(fmt=fmt)
-            empty, end = Signal(name=f"empty_{block}"), summed_end[block]
+            end = summed_end[block]
             chunk_max, chunk_min = (
                 Signal(key_bits, name=f"chunk_max_{block}"),
                 Signal(key_bits, name=f"chunk_min_{block}"),
@@ -253,7 +258,6 @@ class Reduce(wiring.Component):
                 at_min.i_key.eq(smallest),
                 at_max.i_shared_exp.eq(shared_exp),
                 at_min.i_shared_exp.eq(shared_exp),
-                empty.eq(~largest.any() & smallest.all()),  # a block behind the channel's last element
                 chunk_max.eq(Mux((at_max.o > running_max) & ~empty, at_max.o, running_max)),
                 chunk_min.eq(Mux((at_min.o < running_min) & ~empty, at_min.o, running_min)),
                 next_max.eq(chunk_max & ~end.replicate(key_bits)),
@@ -290,20 +294,22 @@ class Reduce(wiring.Component):
             sums.append(shift_left(m, held_sum, held_exp, width, name=f"sum_{block}"))
             # max - min = max + ~min + 1, each still short of the one that its own inversion needs
             ranges += [at_max.o, (~at_min.o).as_signed(), at_max.o_negative, ~at_min.o_negative]
-        total, range_total = Signal.like(self.o_total), Signal.like(self.o_range_total)
+        total = Signal(self.o_total.shape(), reset_less=True)
+        range_total = Signal(self.o_range_total.shape(), reset_less=True)
+        fresh = Signal(init=1)  # the next beat is a channel's first
         next_total, next_range_total = Signal.like(total), Signal.like(range_total)
         m.d.comb += [
-            next_total.eq(sum(sums, total)),
-            next_range_total.eq(sum(ranges, range_total)),
+            next_total.eq(sum(sums, (total & ~fresh.replicate(len(total))).as_signed())),
+            next_range_total.eq(sum(ranges, range_total & ~fresh.replicate(len(range_total)))),
         ]
         closing = Signal()
         m.d.comb += closing.eq(scanned_valid & scanned_last)
         m.d.sync += self.o_valid.eq(closing)
+        final_total = Signal(self.o_total.shape(), reset_less=True)
+        final_range_total = Signal(self.o_range_total.shape(), reset_less=True)
+        m.d.comb += [self.o_total.eq(final_total), self.o_range_total.eq(final_range_total)]
         with m.If(scanned_valid):
-            m.d.sync += [
-                total.eq(Mux(scanned_last, Const(0), next_total)),
-                range_total.eq(Mux(scanned_last, Const(0), next_range_total)),
-            ]
+            m.d.sync += [total.eq(next_total), range_total.eq(next_range_total), fresh.eq(scanned_last)]
         with m.If(closing):
-            m.d.sync += [self.o_total.eq(next_total), self.o_range_total.eq(next_range_total)]
+            m.d.sync += [final_total.eq(next_total), final_range_total.eq(next_range_total)]
         return m

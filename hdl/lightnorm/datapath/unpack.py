@@ -59,17 +59,14 @@ class Position(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         first = Signal(init=1)
-        left = Signal(ELEMENT_BITS)  # elements from this beat on, once the channel's first beat has passed
+        left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on, behind the channel's first beat
         remaining = Signal(ELEMENT_BITS)
-        channels_left = Signal(CHANNEL_BITS)  # behind this one
-        first_channel = Signal(init=1)
-        channels_behind = Signal(CHANNEL_BITS)
+        channel = Signal(CHANNEL_BITS, reset_less=True)  # counted from 1
         m.d.comb += [
             remaining.eq(Mux(first, self.i_elements, left)),
-            channels_behind.eq(Mux(first_channel, self.i_channels - 1, channels_left)),
             self.o_first.eq(first),
             self.o_last.eq(remaining <= self.lanes),
-            self.o_last_channel.eq(channels_behind == 0),
+            self.o_last_channel.eq(channel == self.i_channels),
             self.o_lane_valid.eq(Cat(remaining.any(), *(remaining > lane for lane in range(1, self.lanes)))),
         ]
         channel_done = Signal()
@@ -79,9 +76,9 @@ class Position(wiring.Component):
             with m.If(self.o_last):
                 m.d.sync += self.o_second_pass.eq(self.i_two_pass & ~self.o_second_pass)
             with m.If(channel_done):
-                m.d.sync += [channels_left.eq(channels_behind - 1), first_channel.eq(0)]
+                m.d.sync += channel.eq(channel + 1)
         with m.If(self.i_restart):
-            m.d.sync += first_channel.eq(1)
+            m.d.sync += channel.eq(1)
         if self.chunks:
             self._count_chunks(m, first, remaining)
         return m
@@ -90,8 +87,9 @@ class Position(wiring.Component):
         """One wide counter of blocks per beat; within a beat a narrow copy of it that stops at "beyond this beat"."""
         blocks = self.lanes // self.format.block_size
         beyond = blocks + 1
-        left = Signal(ELEMENT_BITS)  # blocks of the current chunk from this beat on
-        current = Signal(ELEMENT_BITS)
+        bits = (-(-MAX_ELEMENTS // self.format.block_size)).bit_length()
+        left = Signal(bits, reset_less=True)  # blocks of the current chunk from this beat on
+        current = Signal(bits)
         narrow_chunk, narrow = Signal(range(beyond + 1)), Signal(range(beyond + 1))
         m.d.comb += [
             current.eq(Mux(first, self.i_chunk_blocks, left)),
