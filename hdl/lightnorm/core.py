@@ -8,14 +8,14 @@ A run is a number of channels of one layer in one mode. While channel c + 1 stre
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .config import Config
 from .datapath.apply import Apply, SumFormat
 from .datapath.beat import beat_layout, output_layout
-from .datapath.buffer import Buffer
+from .datapath.buffer import Buffer, split_beat
 from .datapath.coefficients import MODES, Coefficients
 from .datapath.pack import Pack
 from .datapath.reduce import Reduce
@@ -119,17 +119,15 @@ class Core(wiring.Component):
             accept.eq(self.i_x.valid & self.i_x.ready),
             position.i_accept.eq(accept),
         ]
-        if config.buffer_beats:
-            buffer = m.submodules.buffer = Buffer(beat_bits=beat_bits, beats=config.buffer_beats)
-            connect(m, buffer.o, apply.i)
-            sink = buffer.i
-        else:
-            sink = apply.i
+        buffer = m.submodules.buffer = Buffer(sums=self.sums, lanes=lanes, beats=config.buffer_beats)
+        head, elements = split_beat(m, self.sums, lanes, [beat.as_value()], Const(0), position.o_last)
+        connect(m, buffer.o, apply.i)
         m.d.comb += [
-            sink.payload.data.eq(beat),
-            sink.payload.last.eq(position.o_last),
-            sink.valid.eq(sink_valid),
-            sink_ready.eq(sink.ready),
+            apply.i_elements.eq(buffer.o_elements),
+            buffer.i.payload.head.eq(head),
+            buffer.i.payload.elements.eq(elements),
+            buffer.i.valid.eq(sink_valid),
+            sink_ready.eq(buffer.i.ready),
         ]
 
         # runs

@@ -29,7 +29,7 @@ from lightnorm_golden.spec import NormSpec
 
 from ..arith.shift import shift_right_sticky
 from ..arith.wide import significand
-from .beat import beat_layout, output_layout
+from .beat import head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
 
 __all__ = ["Apply", "SumFormat"]
@@ -50,6 +50,10 @@ class SumFormat:
     @property
     def product_bits(self) -> int:
         return self.man_bits + 1 + self.spec.scale.significand_bits
+
+    @property
+    def exp_bits(self) -> int:
+        return max(fmt.exp_bits for fmt in self.formats)
 
     @property
     def low_bits(self) -> int:
@@ -98,13 +102,12 @@ class SumFormat:
         return math.gcd(*(fmt.block_size for fmt in self.formats))
 
     def layout(self, lanes: int) -> data.StructLayout:
-        """Sums of a beat. Per segment: the value of lane i is (high or high_low * 2^low_bits + low_i + fraction) *
+        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) *
         2^exponent."""
         shared = data.StructLayout(
             {
                 "fraction": self.fraction_bits,
                 "high": signed(self.high_bits),
-                "high_below": signed(self.high_bits),
                 "exponent": signed(self.exponent_bits),
             }
         )
@@ -131,7 +134,7 @@ class Alignment(wiring.Component):
         super().__init__(
             {
                 "i_scale_exponent": In(spec.coef.exp_bits),
-                "i_shared_exp": In(max(fmt.exp_bits for fmt in sums.formats)),
+                "i_shared_exp": In(sums.exp_bits),
                 "i_no_products": In(1),
                 "i_backward": In(1),
                 "i_term": In(data.StructLayout({"fraction": spec.coef.man_bits, "exponent": 8, "sign": 1})),
@@ -187,17 +190,17 @@ class Alignment(wiring.Component):
 class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
-    `formats` are those of the beats it takes, forward and (if there is a second) backward. Latency two cycles;
+    `i` offers heads of beats, `i_elements` holds the elements of the head taken last. Latency two cycles;
     everything moves when `i_advance` says so. A channel's coefficients are taken before its first beat and held through
     its last.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, terms: int) -> None:
         self.sums, self.lanes, self.terms = sums, lanes, terms
-        self.beat_bits = max(beat_layout(fmt, lanes).size for fmt in sums.formats)
         super().__init__(
             {
-                "i": In(stream.Signature(output_layout(self.beat_bits))),
+                "i": In(stream.Signature(head_layout(sums.exp_bits, lanes // sums.segment))),
+                "i_elements": In(lanes_layout(sums.man_bits + 1, lanes)),
                 "i_coefficients": In(stream.Signature(coefficients_layout(sums.spec, terms))),
                 "i_advance": In(1),
                 "o": Out(sums.layout(lanes)),
@@ -227,20 +230,19 @@ class Apply(wiring.Component):
             m.d.comb += backward.eq(coefficients.mode == MODES["backward"])
 
         # 1: align the term to each segment
-        significands, signs, shared_exps = self._lanes(m, backward)
         occupied = Signal()
-        backward_1, last_1 = Signal(reset_less=True), Signal(reset_less=True)
+        backward_1, last_1, scale_sign_1 = Signal(reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
         scale_1 = Signal(spec.scale.significand_bits, reset_less=True)
-        triple_1 = Signal(spec.scale.significand_bits + 2, reset_less=True)
-        scale_bits = significand(coefficients.scale)[spec.coef.man_bits - spec.scale.man_bits :]
+        triple = Signal(spec.scale.significand_bits + 2)
+        m.d.comb += triple.eq(scale_1 + (scale_1 << 1))
         with m.If(self.i_advance):
             m.d.sync += occupied.eq(take)
         with m.If(take):
             m.d.sync += [
                 backward_1.eq(backward),
                 last_1.eq(self.i.payload.last),
-                scale_1.eq(scale_bits),
-                triple_1.eq(scale_bits + (scale_bits << 1)),
+                scale_sign_1.eq(coefficients.scale.sign),
+                scale_1.eq(significand(coefficients.scale)),
             ]
         segment_terms, exponents = [], []
         for segment in range(lanes // sums.segment):
@@ -249,8 +251,8 @@ class Apply(wiring.Component):
             exponent = Signal(signed(sums.exponent_bits), name=f"exponent_{segment}", reset_less=True)
             m.d.comb += [
                 alignment.i_scale_exponent.eq(coefficients.scale.exponent),
-                alignment.i_shared_exp.eq(shared_exps[segment]),
-                alignment.i_no_products.eq(self._no_products(m, segment, significands, coefficients, backward)),
+                alignment.i_shared_exp.eq(self.i.payload.shared_exps[segment]),
+                alignment.i_no_products.eq(~self.i.payload.nonzero[segment] | ~coefficients.scale.exponent.any()),
                 alignment.i_backward.eq(backward),
                 alignment.i_term.eq(coefficients.terms[0]),
             ]
@@ -258,18 +260,6 @@ class Apply(wiring.Component):
                 m.d.sync += [term.eq(alignment.o_term), exponent.eq(alignment.o_exponent)]
             segment_terms.append(term)
             exponents.append(exponent)
-        lane_registers = []
-        for lane in range(lanes):
-            kept = Signal(sums.man_bits + 1, name=f"significand_{lane}", reset_less=True)
-            negative = Signal(name=f"negative_{lane}", reset_less=True)
-            valid = Signal(name=f"valid_{lane}", reset_less=True)
-            with m.If(take):
-                m.d.sync += [
-                    kept.eq(significands[lane]),
-                    negative.eq(signs[lane] ^ coefficients.scale.sign),
-                    valid.eq(~signs[lane] | significands[lane].any()),
-                ]
-            lane_registers.append((kept, negative, valid))
 
         # 2: multiply and add
         following = Signal(sums.layout(lanes))
@@ -277,27 +267,25 @@ class Apply(wiring.Component):
         for segment, (term, exponent) in enumerate(zip(segment_terms, exponents, strict=True)):
             shared = following.segments[segment]
             low_top = sums.fraction_bits + sums.low_bits
-            high, round_up = (
-                term[low_top:].as_signed(),
-                term[low_top - 1],
-            )  # low is signed, so high takes its sign's carry
             m.d.comb += [
                 shared.fraction.eq(term[: sums.fraction_bits]),
-                shared.high.eq(high + round_up),
-                shared.high_below.eq(high - ~round_up),
+                # the low part is signed: where it is negative the high part is one more
+                shared.high.eq(term[low_top:].as_signed() + term[low_top - 1]),
                 shared.exponent.eq(exponent),
             ]
-        for lane, (kept, negative, valid) in enumerate(lane_registers):
+        for lane in range(lanes):
+            element, negative = self.i_elements[lane], Signal(name=f"negative_{lane}")
             low = segment_terms[lane // sums.segment][
                 sums.fraction_bits : sums.fraction_bits + sums.low_bits
             ].as_signed()
             product = Signal(sums.product_bits, name=f"product_{lane}")
             m.d.comb += [
-                product.eq(self._multiply(kept, scale_1, triple_1)),
+                negative.eq(element.sign ^ scale_sign_1),
+                product.eq(self._multiply(element.significand, scale_1, triple)),
                 following.lanes[lane].low.eq(
                     Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed() + low + negative
                 ),
-                following.lanes[lane].valid.eq(valid),
+                following.lanes[lane].valid.eq(~element.sign | element.significand.any()),
             ]
         kept_sums = Signal(sums.layout(lanes), reset_less=True)
         m.d.comb += self.o.eq(kept_sums)
@@ -318,58 +306,3 @@ class Apply(wiring.Component):
         if len(factor) % 2:
             rows.append(Mux(factor[-1], scale, 0) << (len(factor) - 1))
         return sum(rows[1:], rows[0])
-
-    def _lanes(self, m: Module, backward: Signal) -> tuple[list[Signal], list[Signal], list[Signal]]:
-        """Significands (aligned to the longest format), signs, and each segment's shared exponent."""
-        sums, lanes = self.sums, self.lanes
-        views = [
-            data.View(beat_layout(fmt, lanes), self.i.payload.data[: beat_layout(fmt, lanes).size])
-            for fmt in sums.formats
-        ]
-
-        def choose(values: list[Value], width: int, name: str) -> Signal:
-            chosen = Signal(width, name=name)
-            m.d.comb += chosen.eq(values[0] if len(values) == 1 else Mux(backward, values[1], values[0]))
-            return chosen
-
-        significands, signs = [], []
-        for lane in range(lanes):
-            elements = [
-                view[lane // fmt.block_size].elements[lane % fmt.block_size]
-                for fmt, view in zip(sums.formats, views, strict=True)
-            ]
-            aligned = [
-                element.significand << (sums.man_bits - fmt.man_bits)
-                for fmt, element in zip(sums.formats, elements, strict=True)
-            ]
-            significands.append(choose(aligned, sums.man_bits + 1, f"z_{lane}"))
-            signs.append(choose([element.sign for element in elements], 1, f"z_sign_{lane}"))
-        shared_exps = [
-            choose(
-                [
-                    view[segment * sums.segment // fmt.block_size].shared_exp
-                    for fmt, view in zip(sums.formats, views, strict=True)
-                ],
-                max(fmt.exp_bits for fmt in sums.formats),
-                f"z_exp_{segment}",
-            )
-            for segment in range(lanes // sums.segment)
-        ]
-        return significands, signs, shared_exps
-
-    def _no_products(
-        self,
-        m: Module,
-        segment: int,
-        significands: list[Signal],
-        coefficients: data.View[data.StructLayout],
-        backward: Signal,
-    ) -> Value:
-        """Whether every product of the segment's block is zero."""
-        whole = []
-        for fmt in self.sums.formats:
-            first = segment * self.sums.segment // fmt.block_size * fmt.block_size
-            whole.append(~Cat(significands[first : first + fmt.block_size]).any())
-        empty = Signal(name=f"empty_{segment}")
-        m.d.comb += empty.eq(whole[0] if len(whole) == 1 else Mux(backward, whole[1], whole[0]))
-        return empty | ~coefficients.scale.exponent.any()

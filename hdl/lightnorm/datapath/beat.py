@@ -6,7 +6,7 @@ from amaranth.lib import data
 
 from lightnorm_golden.formats import BlockFormat
 
-__all__ = ["beat_layout", "block_layout", "element_layout", "output_layout"]
+__all__ = ["beat_layout", "block_layout", "element_layout", "head_layout", "lanes_layout", "output_layout"]
 
 
 def element_layout(fmt: BlockFormat) -> data.StructLayout:
@@ -29,3 +29,14 @@ def beat_layout(fmt: BlockFormat, lanes: int) -> data.ArrayLayout:
 def output_layout(width: int) -> data.StructLayout:
     """A beat of packed blocks, `last` on top: it closes a channel."""
     return data.StructLayout({"data": width, "last": 1})
+
+
+def head_layout(exp_bits: int, segments: int) -> data.StructLayout:
+    """What is read of a beat one cycle ahead of its elements, per segment: shared exponent, and whether its block holds
+    anything but zeros."""
+    return data.StructLayout({"shared_exps": data.ArrayLayout(exp_bits, segments), "nonzero": segments, "last": 1})
+
+
+def lanes_layout(significand_bits: int, lanes: int) -> data.ArrayLayout:
+    """The elements of a beat, their significands aligned to the longest format that the machine applies to."""
+    return data.ArrayLayout(data.StructLayout({"significand": significand_bits, "sign": 1}), lanes)

@@ -1,36 +1,137 @@
-"""Holds a channel's raw beats while its statistics are taken: a FIFO in one inferred memory."""
+"""Holds a channel's beats while its statistics are taken, and reads their exponents a cycle ahead of their elements.
+
+`apply` aligns a block's term from its exponent while the elements are still on their way out of the memory: the memory's own
+output register stands in for a pipeline stage of every lane.
+"""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
-from amaranth.lib import fifo, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .beat import output_layout
+from .apply import SumFormat
+from .beat import beat_layout, head_layout, lanes_layout
 
-__all__ = ["Buffer"]
+__all__ = ["Buffer", "split_beat"]
+
+
+def split_beat(
+    m: Module, sums: SumFormat, lanes: int, beats: list[Value], backward: Value, last: Value
+) -> tuple[Signal, Signal]:
+    """A marked beat (one per format of `sums`, of which `backward` picks) as head and elements."""
+    head = Signal(head_layout(sums.exp_bits, lanes // sums.segment), name="head")
+    elements = Signal(lanes_layout(sums.man_bits + 1, lanes), name="elements")
+    views = [data.View(beat_layout(fmt, lanes), beat) for fmt, beat in zip(sums.formats, beats, strict=True)]
+
+    def choose(values: list[Value]) -> Value:
+        return values[0] if len(values) == 1 else Mux(backward, values[1], values[0])
+
+    for lane in range(lanes):
+        of_lane = [
+            view[lane // fmt.block_size].elements[lane % fmt.block_size]
+            for fmt, view in zip(sums.formats, views, strict=True)
+        ]
+        aligned = [
+            element.significand << (sums.man_bits - fmt.man_bits)
+            for fmt, element in zip(sums.formats, of_lane, strict=True)
+        ]
+        m.d.comb += [
+            elements[lane].significand.eq(choose(aligned)),
+            elements[lane].sign.eq(choose([element.sign for element in of_lane])),
+        ]
+    for segment in range(lanes // sums.segment):
+        blocks = [view[segment * sums.segment // fmt.block_size] for fmt, view in zip(sums.formats, views, strict=True)]
+        nonzero = [
+            Cat(block.elements[index].significand for index in range(fmt.block_size)).any()
+            for fmt, block in zip(sums.formats, blocks, strict=True)
+        ]
+        m.d.comb += [
+            head.shared_exps[segment].eq(choose([block.shared_exp for block in blocks])),
+            head.nonzero[segment].eq(choose(nonzero)),
+        ]
+    m.d.comb += head.last.eq(last)
+    return head, elements
 
 
 class Buffer(wiring.Component):
-    """FIFO of `beats` beats (and one in its output register); latency two cycles, one beat per cycle.
+    """FIFO of `beats` beats, one per cycle; latency two cycles. With 0 beats it holds none: `i` waits for `o`.
 
-    The memory has a synchronous, non-transparent read port, which every FPGA family maps to block RAM.
+    Ports
+    -----
+    i : head and elements of a beat.
+    o : heads. o_elements : the elements of the head that was taken last, from the cycle after.
+
+    The memories have synchronous, non-transparent read ports, which every FPGA family maps to block RAM.
     """
 
-    def __init__(self, *, beat_bits: int, beats: int) -> None:
+    def __init__(self, *, sums: SumFormat, lanes: int, beats: int) -> None:
         self.beats = beats
-        signature = stream.Signature(output_layout(beat_bits))
-        super().__init__({"i": In(signature), "o": Out(signature)})
+        self.head = head_layout(sums.exp_bits, lanes // sums.segment)
+        self.lanes = lanes_layout(sums.man_bits + 1, lanes)
+        super().__init__(
+            {
+                "i": In(stream.Signature(data.StructLayout({"head": self.head, "elements": self.lanes}))),
+                "o": Out(stream.Signature(self.head)),
+                "o_elements": Out(self.lanes),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        queue = m.submodules.queue = fifo.SyncFIFOBuffered(width=self.i.payload.shape().size, depth=self.beats + 1)
+        take = Signal()
+        m.d.comb += take.eq(self.o.valid & self.o.ready)
+        if not self.beats:
+            elements = Signal(self.lanes, reset_less=True)
+            m.d.comb += [
+                self.o.payload.eq(self.i.payload.head),
+                self.o.valid.eq(self.i.valid),
+                self.i.ready.eq(self.o.ready),
+                self.o_elements.eq(elements),
+            ]
+            with m.If(take):
+                m.d.sync += elements.eq(self.i.payload.elements)
+            return m
+
+        # A slot is free again when its elements have been read. The head on offer is out of its memory, its elements not:
+        # slot `last_read` is kept from being written by ending one slot early, so there is one slot more than beats waiting.
+        slots = max(self.beats, 2)
+        heads = m.submodules.heads = memory.Memory(shape=self.head, depth=slots, init=[])
+        lanes = m.submodules.elements = memory.Memory(shape=self.lanes, depth=slots, init=[])
+        write_head, read_head = heads.write_port(), heads.read_port(domain="sync")
+        write_lanes, read_lanes = lanes.write_port(), lanes.read_port(domain="sync")
+
+        def after(place: Signal, name: str) -> Signal:
+            following = Signal.like(place, name=name)
+            wraps = slots & (slots - 1)
+            m.d.comb += following.eq(Mux(place == slots - 1, 0, place + 1) if wraps else place + 1)
+            return following
+
+        to_write, to_read, offered = Signal(range(slots)), Signal(range(slots)), Signal(range(slots), reset_less=True)
+        next_write, next_read = after(to_write, "next_write"), after(to_read, "next_read")
+        write, fetch = Signal(), Signal()
         m.d.comb += [
-            queue.w_data.eq(self.i.payload),
-            queue.w_en.eq(self.i.valid),
-            self.i.ready.eq(queue.w_rdy),
-            self.o.payload.eq(queue.r_data),
-            self.o.valid.eq(queue.r_rdy),
-            queue.r_en.eq(self.o.ready),
+            # full: the slot behind the next would be the one on offer
+            self.i.ready.eq(next_write != to_read),
+            write.eq(self.i.valid & self.i.ready),
+            fetch.eq((to_write != to_read) & (~self.o.valid | self.o.ready)),
+            write_head.addr.eq(to_write),
+            write_head.data.eq(self.i.payload.head),
+            write_head.en.eq(write),
+            write_lanes.addr.eq(to_write),
+            write_lanes.data.eq(self.i.payload.elements),
+            write_lanes.en.eq(write),
+            read_head.addr.eq(to_read),
+            read_head.en.eq(fetch),
+            read_lanes.addr.eq(offered),
+            read_lanes.en.eq(take),
+            self.o.payload.eq(read_head.data),
+            self.o_elements.eq(read_lanes.data),
         ]
+        with m.If(write):
+            m.d.sync += to_write.eq(next_write)
+        with m.If(fetch):
+            m.d.sync += [to_read.eq(next_read), offered.eq(to_read), self.o.valid.eq(1)]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
         return m

@@ -29,7 +29,7 @@ def _low_bits(spec: NormSpec) -> int:
 def coefficients_layout(spec: NormSpec, terms: int) -> data.StructLayout:
     """What apply needs of a channel: the scale, the terms (`program.TERMS`), and whether terms are subtracted."""
     wide = wide_layout(spec.coef)
-    return data.StructLayout({"scale": wide, "terms": data.ArrayLayout(wide, terms), "mode": 2})
+    return data.StructLayout({"scale": wide_layout(spec.scale), "terms": data.ArrayLayout(wide, terms), "mode": 2})
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -294,7 +294,7 @@ class Coefficients(wiring.Component):
             self.o_release.eq(release & advance),
             self.o_idle.eq(~running & ~self.i_request),
             self.o.valid.eq(done),
-            self.o.payload.scale.eq(registers[self.pinned["scale"]]),
+            self.o.payload.scale.eq(registers[self.pinned["scale"]].as_value()[fmt.man_bits - self.spec.scale.man_bits :]),
             self.o.payload.mode.eq(self.i_mode),
         ]
         for index in range(self.terms):

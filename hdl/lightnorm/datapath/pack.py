@@ -96,7 +96,7 @@ class Pack(wiring.Component):
             for segment in range(segments)
         ]
         significands, signs, saturated = [], [], []
-        for lane, (magnitude, up, up_bumped, sign, overflow, valid) in enumerate(rounding):
+        for lane, (magnitude, up, up_bumped, sign, overflow) in enumerate(rounding):
             bump = Signal(name=f"bump_{lane}")
             total = Signal(significand_bits + 1, name=f"rounded_{lane}")
             result, exceeds = Signal(significand_bits, name=f"significand_{lane}"), Signal(name=f"exceeds_{lane}")
@@ -105,8 +105,8 @@ class Pack(wiring.Component):
             m.d.comb += [
                 bump.eq(bumps[lane // sums.segment]),
                 total.eq(Mux(bump, magnitude >> 1, magnitude) + Mux(bump, up_bumped, up)),
-                exceeds.eq((overflow | self._carry(total, backward)) & valid),
-                result.eq(Mux(exceeds, limit, total[:significand_bits] & valid.replicate(significand_bits))),
+                exceeds.eq(overflow | self._carry(total, backward)),
+                result.eq(Mux(exceeds, limit, total[:significand_bits])),
             ]
             significands.append(result)
             signs.append(sign)
@@ -189,9 +189,9 @@ class Pack(wiring.Component):
             some[name] = Signal(name=f"some_{name}_{segment}")
             m.d.comb += some[name].eq(Cat(flags).any())
         # with a high part every lane has its sign; without, what lies above the low part is sign alone
-        high_sign = shared.high[-1].replicate(sums.high_bits)
+        high_sign, high_below = shared.high[-1].replicate(sums.high_bits), (shared.high - 1)[: sums.high_bits]
         high = ((shared.high ^ high_sign) & some["above"].replicate(sums.high_bits)) | (
-            (shared.high_below ^ high_sign) & some["below"].replicate(sums.high_bits)
+            (high_below ^ high_sign) & some["below"].replicate(sums.high_bits)
         )
         fraction = (shared.fraction & some["positive"].replicate(sums.fraction_bits)) | (
             ~shared.fraction & some["negative"].replicate(sums.fraction_bits)
@@ -247,7 +247,7 @@ class Pack(wiring.Component):
     def _windows(
         self, m: Module, segment: int, position: Signal, lane_signs: list[Signal], load: Signal
     ) -> tuple[list[tuple[Signal, ...]], Signal]:
-        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow, valid; and whether a
+        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow; and whether a
         lane is exactly the negative power of two that is one place higher than it seems."""
         sums, shared = self.sums, self.i.segments[segment]
         bits = sums.man_bits + 2  # significand and guard bit
@@ -267,7 +267,7 @@ class Pack(wiring.Component):
         ]
         extended = {
             name: Cat(Const(0, bits), shared.fraction, Const(0, sums.low_bits), high, high[-1].replicate(bits + 4))
-            for name, high in (("above", shared.high), ("below", shared.high_below))
+            for name, high in (("above", shared.high), ("below", (shared.high - 1)[: sums.high_bits]))
         }
         windows, stickies, overflows = {}, {}, {}
         dropped = _below(m, start, high_first + sums.high_bits, name=f"dropped_{segment}")
@@ -321,9 +321,10 @@ class Pack(wiring.Component):
             full = [magnitude[: fmt.significand_bits].all() for fmt in sums.formats]
             power = sign & (full[0] if len(full) == 1 else Mux(self.i.backward, full[1], full[0])) & ~guard & ~sticky
             registers = []
+            used = own.valid  # padding rounds to zero
             for name, value in (
-                ("truncated", magnitude), ("up", up), ("up_bumped", up_bumped), ("negative", sign),
-                ("too_large", overflow), ("used", own.valid),
+                ("truncated", magnitude & used.replicate(len(magnitude))), ("up", up & used),
+                ("up_bumped", up_bumped & used), ("negative", sign), ("too_large", overflow & used),
             ):  # fmt: skip
                 register = Signal(len(value), name=f"{name}_{lane}", reset_less=True)
                 with m.If(load):
