@@ -4,12 +4,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from lightnorm.config import Config, load_config
+from lightnorm.config import Config, ConfigError, load_config
 from lightnorm.generate import TOP, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
@@ -30,6 +31,14 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file such as configs/default.toml.")]
+PassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passes",
+        help="Build only these, such as train,infer or infer.",
+        show_default="what the configuration says",
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results.", show_default="build/<name of the configuration>")
 ]
@@ -48,12 +57,18 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _open(path: Path, out: Path | None) -> tuple[Config, Path]:
+def _open(path: Path, out: Path | None, passes: str | None = None) -> tuple[Config, Path]:
     """The configuration, and the folder for results."""
     try:
         config = load_config(path)
     except OSError as error:
         raise ValueError(f"--config {path} cannot be read: {error.strerror or error}") from None
+    if passes is not None:
+        names = tuple(name.strip() for name in passes.split(","))
+        try:
+            config = replace(config, implementation=replace(config.implementation, passes=names))
+        except ConfigError as error:
+            raise ValueError(str(error).replace("implementation.passes", "--passes")) from None
     out = out or Path("build") / path.stem
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is not a folder")
@@ -75,10 +90,12 @@ def _print_json(content: Any) -> None:
 
 
 @app.command("generate")
-def generate_command(config: ConfigOption, out: OutOption = None, as_json: JsonOption = False) -> None:
+def generate_command(
+    config: ConfigOption, passes: PassesOption = None, out: OutOption = None, as_json: JsonOption = False
+) -> None:
     """Write lightnorm.v and lightnorm.json (resolved configuration, hash, ports, latency)."""
     with _errors():
-        built, folder = _open(config, out)
+        built, folder = _open(config, out, passes)
         with steps(1, quiet=as_json) as step:
             step("generating the Verilog")
             description = generate(built, folder)
@@ -118,6 +135,7 @@ def simulate_command(
     eps: Annotated[float, typer.Option(help="Added to sigma.")] = 1e-5,
     momentum: Annotated[float, typer.Option(help="Of the running statistics.")] = 0.1,
     chunks: Annotated[int, typer.Option(help="Pieces of a channel whose ranges are averaged.")] = 16,
+    passes: PassesOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -131,7 +149,7 @@ def simulate_command(
         "grad": grad,
     }  # fmt: skip
     with _errors():
-        built, folder = _open(config, out)
+        built, folder = _open(config, out, passes)
         check_mode(built, mode, files)
         tensors = load_tensors(built, files)
         with steps(4, quiet=as_json) as step:
@@ -186,12 +204,13 @@ def synth_command(
     config: ConfigOption,
     target: Annotated[str, typer.Option(help=TARGET_HELP[0].upper() + TARGET_HELP[1:] + ".")] = "generic",
     unit: Annotated[str | None, typer.Option(help="Only this stage, such as apply.", show_default="all")] = None,
+    passes: PassesOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Synthesize with Yosys; writes synth.json (area or resources, per module), netlist.v and yosys.log."""
     with _errors():
-        built, folder = _open(config, out)
+        built, folder = _open(config, out, passes)
         _check_target(target)
         with steps(3, quiet=as_json) as step:
             step("generating the Verilog")
@@ -220,12 +239,13 @@ def report_command(
         typer.Option("--target", "--liberty", help=f"{TARGET_HELP}; may be repeated.", show_default="generic"),
     ] = None,
     simulator: SimulatorOption = "verilator",
+    passes: PassesOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate, simulate real activations in training and inference, synthesize; writes report.md and report.json."""
     with _errors():
-        built, folder = _open(config, out)
+        built, folder = _open(config, out, passes)
         if not data.is_dir():
             raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
         targets = target or ["generic"]

@@ -28,13 +28,13 @@ class Implementation:
 
     `passes`: what it can do, any of "train", "infer", "backward". `blocks_per_beat`: activation blocks per cycle.
     `buffer_blocks`: activation blocks held on chip (0: no buffer, training takes two passes over its input); a multiple
-    of blocks_per_beat. `max_chunks`: chunks per channel that a backward build can hold the extrema of.
+    of blocks_per_beat. `max_chunks`: most chunks per channel in backward, which keeps a record of each.
     """
 
     passes: tuple[str, ...] = ("train", "infer")
     blocks_per_beat: int = 1
     buffer_blocks: int = 4096
-    max_chunks: int = 64
+    max_chunks: int = 16
 
 
 @dataclass(frozen=True)

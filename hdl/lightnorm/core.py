@@ -1,14 +1,17 @@
 """The machine: unpack, reduce, buffer, coefficients, apply, pack.
 
-      x ──┬─────────► reduce ──► coefficients ──┐   once per channel
-          └─► buffer ─────────────────────────► apply ──► pack ──► o
+      x, g ──┬─────────► reduce ──► coefficients ──┐   once per channel
+             │              └─────► extrema ─────┐ │   once per chunk, in backward
+             └─► buffer ───────────────────────► apply ──► pack ──► o
+                 x, in backward g
 
-A run is a number of channels of one layer in one mode. While channel c + 1 streams in, channel c leaves.
+A run is a number of channels of one layer in one mode. While channel c + 1 streams in, channel c leaves. A build
+without backward has no `extrema`, no stream of gradients and none of their statistics.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,6 +20,7 @@ from .datapath.apply import Apply, SumFormat
 from .datapath.beat import beat_layout, output_layout
 from .datapath.buffer import Buffer, split_beat
 from .datapath.coefficients import MODES, Coefficients
+from .datapath.extrema import Extrema
 from .datapath.pack import Pack
 from .datapath.reduce import Reduce
 from .datapath.unpack import CHANNEL_BITS, ELEMENT_BITS, Position, mark_padding
@@ -35,22 +39,26 @@ class Core(wiring.Component):
     i_mode : 0 infer, 1 train, 2 backward (`coefficients.MODES`).
     i_channels, i_elements, i_chunk_blocks : channels (1..65535), elements per channel (1..2^24), blocks per chunk.
     i_inv_count, i_range_gain, i_eps, i_momentum : float32 words of K values.
-    o_two_pass : training with more beats per channel than the buffer holds: the source sends each channel twice.
+    o_two_pass : more beats per channel than the buffer holds, not in inference: the source sends each channel twice.
     i_x : beats of packed blocks (`beat.beat_layout`), channel by channel; what lies behind a channel's last element is
-        ignored. o : the same, `last` (top bit) closing a channel, padding zero.
+        ignored.
+    i_grad : the same in the gradient format, for backward: a beat of g beside every beat of x. The second pass of two
+        has g alone. At most `max_chunks` chunks per channel.
+    o : the same, `last` (top bit) closing a channel, padding zero; in backward gradients, in the lowest bits.
     i_parameters, o_results : per channel, the words of `program.PARAMETERS` and `program.RESULTS`.
     o_nonfinite : a parameter word was NaN or infinite and is read as 0.
 
-    One beat per cycle. Output of a channel starts `coefficients.latency` + 8 cycles or so after its last beat in
-    training.
+    One beat per cycle. The output of a channel starts `coefficients.latency` + 5 cycles after its last beat was taken
+    (in inference 5 cycles after its first).
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         spec, passes = config.spec, config.implementation.passes
         self.passes = passes
-        self.sums = SumFormat(spec, (spec.activation,))
-        beat_bits = beat_layout(spec.activation, config.lanes).size
+        self.backward = "backward" in passes
+        applied = [spec.activation] * (passes != ("backward",)) + [spec.gradient] * self.backward
+        self.sums = SumFormat(spec, tuple(applied), self.backward)
         self.coefficients = Coefficients(spec=spec, passes=passes)
         ports = {
             "i_run_valid": In(1),
@@ -62,10 +70,13 @@ class Core(wiring.Component):
             **{f"i_{name}": In(32) for name in self.coefficients.constants},
             "o_two_pass": Out(1),
             "o_nonfinite": Out(1),
-            "i_x": In(stream.Signature(beat_bits)),
+            "i_x": In(stream.Signature(beat_layout(spec.activation, config.lanes).size)),
+            **(
+                {"i_grad": In(stream.Signature(beat_layout(spec.gradient, config.lanes).size))} if self.backward else {}
+            ),
             "i_parameters": In(stream.Signature(32)),
             "o_results": Out(stream.Signature(32)),
-            "o": Out(stream.Signature(output_layout(beat_bits))),
+            "o": Out(stream.Signature(output_layout(self.sums.beat_bits(config.lanes)))),
         }
         super().__init__(ports)
 
@@ -78,17 +89,19 @@ class Core(wiring.Component):
         m = Module()
         config, spec = self.config, self.config.spec
         lanes, fmt = config.lanes, spec.activation
-        beat_bits = beat_layout(fmt, lanes).size
+        blocks = lanes // fmt.block_size
         position = m.submodules.unpack = Position(fmt=fmt, lanes=lanes, chunks=self.reduces)
         coefficients = m.submodules.coefficients = self.coefficients
         apply = m.submodules.apply = Apply(sums=self.sums, lanes=lanes, terms=coefficients.terms)
         pack = m.submodules.pack = Pack(sums=self.sums, lanes=lanes)
 
         # where the next beat belongs
-        infer = self.i_mode == MODES["infer"]
+        infer, backward = Signal(), Signal()
         active, input_done = Signal(), Signal()
         two_pass, to_reduce, to_apply = Signal(), Signal(), Signal()
         m.d.comb += [
+            infer.eq(self.i_mode == MODES["infer"] if "infer" in self.passes else 0),
+            backward.eq(self.i_mode == MODES["backward"] if self.backward else 0),
             self.o_two_pass.eq(two_pass),
             position.i_elements.eq(self.i_elements),
             position.i_channels.eq(self.i_channels),
@@ -103,39 +116,47 @@ class Core(wiring.Component):
                 position.i_chunk_blocks.eq(self.i_chunk_blocks),
             ]
 
-        # a beat is taken when everything that it goes to is free
-        waiting = Signal()  # statistics, or a coming channel, that the coefficients have not begun with
-        blocked, accept = Signal(), Signal()
-        beat = mark_padding(m, fmt, lanes, self.i_x.payload, position.o_lane_valid, name="beat")
-        sink_ready, sink_valid = Signal(), Signal()
+        # a beat is taken when all that belongs to it is there, and everything that it goes to is free
+        waiting = Signal()  # a coming channel's coefficients have not been begun with
+        needs_x = ~backward | to_reduce
+        arrived, open_, free, accept = Signal(), Signal(), Signal(), Signal()
+        reduce_free, buffer_ready = Signal(init=1), Signal()
         m.d.comb += [
-            blocked.eq(
-                ~active
-                | input_done
-                | (waiting & Mux(infer, position.o_first & ~position.o_last_channel, to_reduce & position.o_last))
-            ),
-            self.i_x.ready.eq(~blocked & (sink_ready | ~to_apply)),
-            sink_valid.eq(self.i_x.valid & ~blocked & to_apply),
-            accept.eq(self.i_x.valid & self.i_x.ready),
-            position.i_accept.eq(accept),
+            arrived.eq(self.i_x.valid | ~needs_x),
+            open_.eq(active & ~input_done & ~(waiting & position.o_first & ~position.o_last_channel)),
+            free.eq(open_ & reduce_free),
+            self.i_x.ready.eq(free & needs_x & (buffer_ready | ~to_apply)),
         ]
+        beats = [mark_padding(m, fmt, lanes, self.i_x.payload, position.o_lane_valid, name="beat")]
+        if self.backward:
+            grad = mark_padding(m, spec.gradient, lanes, self.i_grad.payload, position.o_lane_valid, name="grad")
+            beats.append(grad)
+            m.d.comb += [
+                arrived.eq((self.i_x.valid | ~needs_x) & (self.i_grad.valid | ~backward)),
+                self.i_x.ready.eq(free & needs_x & (buffer_ready | ~to_apply) & (self.i_grad.valid | ~backward)),
+                self.i_grad.ready.eq(free & backward & (buffer_ready | ~to_apply) & (self.i_x.valid | ~needs_x)),
+            ]
         buffer = m.submodules.buffer = Buffer(sums=self.sums, lanes=lanes, beats=config.buffer_beats)
-        head, elements = split_beat(m, self.sums, lanes, [beat.as_value()], Const(0), position.o_last)
+        applied = [beat.as_value() for beat in beats[-len(self.sums.formats) :]]
+        head, elements = split_beat(m, self.sums, lanes, applied, backward, position.o_last)
         connect(m, buffer.o, apply.i)
         m.d.comb += [
+            accept.eq(arrived & free & (buffer_ready | ~to_apply)),
+            position.i_accept.eq(accept),
             apply.i_elements.eq(buffer.o_elements),
             buffer.i.payload.head.eq(head),
             buffer.i.payload.elements.eq(elements),
-            buffer.i.valid.eq(sink_valid),
-            sink_ready.eq(buffer.i.ready),
+            # without a buffer no beat goes to both, and the way from apply through reduce back to apply must be cut
+            buffer.i.valid.eq(arrived & open_ & to_apply & (reduce_free if config.buffer_beats else 1)),
+            buffer_ready.eq(buffer.i.ready),
         ]
 
         # runs
-        start = Signal()
+        start, busy = Signal(), Signal()  # a channel's statistics have not been begun with
         m.d.comb += [
             start.eq(self.i_run_valid & ~active),
             position.i_restart.eq(start),
-            self.o_run_ready.eq(active & input_done & ~waiting & coefficients.o_idle),
+            self.o_run_ready.eq(active & input_done & ~waiting & ~busy & coefficients.o_idle),
         ]
         with m.If(start):
             m.d.sync += [active.eq(1), input_done.eq(0)]
@@ -144,33 +165,46 @@ class Core(wiring.Component):
         with m.If(accept & position.o_last & (position.o_second_pass | ~two_pass) & position.o_last_channel):
             m.d.sync += input_done.eq(1)
 
-        # statistics
-        requested = Signal()  # the coefficients may begin
-        with m.If(coefficients.o_release):
-            m.d.sync += [waiting.eq(0), requested.eq(0)]
-        coming = Signal()
-        m.d.comb += coming.eq(infer & (start | (accept & position.o_first & ~position.o_last_channel)))
-        with m.If(coming):
-            m.d.sync += [waiting.eq(1), requested.eq(1)]
+        # what the coefficients begin with: in inference a channel that is coming, else a channel whose end is there
+        with m.If(coefficients.o_begin):
+            m.d.sync += waiting.eq(0)
+        with m.If(infer & (start | (accept & position.o_first & ~position.o_last_channel))):
+            m.d.sync += waiting.eq(1)
+        m.d.comb += coefficients.i_request.eq(waiting)
         if self.reduces:
-            reduce = m.submodules.reduce = Reduce(fmt=fmt, lanes=lanes)
+            reduce = m.submodules.reduce = Reduce(spec=spec, lanes=lanes, backward=self.backward)
             m.d.comb += [
-                reduce.i.eq(beat),
+                reduce.i.eq(beats[0]),
                 reduce.i_valid.eq(accept & to_reduce),
                 reduce.i_chunk_end.eq(position.o_chunk_end),
                 reduce.i_last.eq(position.o_last),
-                coefficients.i_total.eq(reduce.o_total),
-                coefficients.i_range_total.eq(reduce.o_range_total),
+                reduce.i_begin.eq(coefficients.o_begin),
+                reduce_free.eq(reduce.o_ready | ~to_reduce),
+                busy.eq(reduce.o_occupied),
+                coefficients.i_request.eq(waiting | reduce.o_request),
             ]
-            with m.If(accept & to_reduce & position.o_last):
-                m.d.sync += waiting.eq(1)
-            with m.If(reduce.o_valid):
-                m.d.sync += requested.eq(1)
+            m.d.comb += [
+                getattr(coefficients, f"i_{name}").eq(getattr(reduce, f"o_{name}")) for name in coefficients.statistics
+            ]
+        if self.backward:
+            extrema = m.submodules.extrema = Extrema(
+                fmt=fmt, blocks=blocks, max_chunks=config.implementation.max_chunks
+            )
+            m.d.comb += [
+                reduce.i_grad.eq(grad),
+                reduce.i_backward.eq(backward),
+                reduce.i_records_free.eq(extrema.o_free),
+                extrema.i_record.eq(reduce.o_record),
+                extrema.i_records.eq(reduce.o_records),
+                extrema.i_backward.eq(apply.o_backward),
+                extrema.i_take.eq(apply.i.valid & apply.i.ready),
+                extrema.i_last.eq(apply.i.payload.last),
+                apply.i_marks.eq(extrema.o),
+            ]
 
         # coefficients, apply, pack
         m.d.comb += [
             coefficients.i_mode.eq(self.i_mode),
-            coefficients.i_request.eq(requested),
             self.o_nonfinite.eq(coefficients.o_nonfinite),
             apply.i_advance.eq(pack.o_advance),
             pack.i.eq(apply.o),

@@ -135,6 +135,7 @@ def prepare(
     constants: dict[str, int] = {"eps": _word(check_scalar("eps", eps, 0.0, np.inf, spec))}
     if mode != "infer":
         host = host_constants(elements, chunks, spec)
+        _check_chunks(config, mode, elements, host.chunk_blocks)
         constants |= {
             "chunk_blocks": host.chunk_blocks,
             "inv_count": _word(host.inv_count),
@@ -155,6 +156,15 @@ def prepare(
     return Layer(
         mode=mode, shape=x.shape, lanes=config.lanes, two_pass=two_pass, run=run, blocks=expected, results=found
     )
+
+
+def _check_chunks(config: Config, mode: str, elements: int, chunk_blocks: int) -> None:
+    made = -(-elements // (chunk_blocks * config.spec.activation.block_size))
+    most = config.implementation.max_chunks
+    if mode == "backward" and made > most:
+        raise ValueError(
+            f"chunks must make at most {most} chunks of a channel in backward (implementation.max_chunks), not {made}"
+        )
 
 
 def compare(layer: Layer, result: RunResult) -> str | None:

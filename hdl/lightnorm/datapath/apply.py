@@ -9,18 +9,24 @@ in units of the product's last bit. `low + product` fits a signed number of low_
 how the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong
 to the block, not to a lane.
 
-A term so large that every product is below its last bit is moved next to the products (`Alignment.far`): neither the
+A term so large that every product is below its last bit is moved next to the products (`Placement.far`): neither the
 rounding decision nor the leading bit can tell. A term below half the smallest nonzero product loses bits under
 `fraction_bits` to a sticky last bit, which is below every rounding position then. Where even the smallest product is
 beyond the format, the rounding position stays behind; products are then moved down as far as they and the sum keep
 saturating.
+
+In backward, a chunk's maximum and minimum have terms of their own. Such an element is invalid in its lane; its block
+has
+two more, of full width, which take the element's product and add it to the whole term.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,18 +35,21 @@ from lightnorm_golden.spec import NormSpec
 
 from ..arith.shift import shift_right_sticky
 from ..arith.wide import significand
-from .beat import head_layout, lanes_layout
+from .beat import beat_layout, head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
+from .extrema import marks_layout
 
 __all__ = ["Apply", "SumFormat"]
 
 
 @dataclass(frozen=True)
 class SumFormat:
-    """Widths of the exact sums of a machine that applies to each of `formats` (by pass, see `Apply`)."""
+    """Widths of the exact sums of a machine that applies to each of `formats`: to the first in training and inference,
+    to the last in backward. `extrema`: whether some elements have terms of their own."""
 
     spec: NormSpec
     formats: tuple[BlockFormat, ...]
+    extrema: bool
 
     @property
     def man_bits(self) -> int:
@@ -96,14 +105,18 @@ class SumFormat:
 
     @property
     def segment(self) -> int:
-        """Lanes that share a block in every format."""
-        import math
+        """Lanes that share a block in every format, and are of one chunk if there are extrema."""
+        recorded = (self.spec.activation,) if self.extrema else ()
+        return math.gcd(*(fmt.block_size for fmt in (*self.formats, *recorded)))
 
-        return math.gcd(*(fmt.block_size for fmt in self.formats))
+    def beat_bits(self, lanes: int) -> int:
+        """Of a packed beat of any of the formats."""
+        return max(beat_layout(fmt, lanes).size for fmt in self.formats)
 
     def layout(self, lanes: int) -> data.StructLayout:
-        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) *
-        2^exponent."""
+        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent.
+
+        Per activation block, elements of a chunk's extrema: sum * 2^(exponent - fraction_bits)."""
         shared = data.StructLayout(
             {
                 "fraction": self.fraction_bits,
@@ -112,34 +125,44 @@ class SumFormat:
             }
         )
         lane = data.StructLayout({"low": signed(self.low_bits + 1), "valid": 1})
-        return data.StructLayout(
-            {
-                "segments": data.ArrayLayout(shared, lanes // self.segment),
-                "lanes": data.ArrayLayout(lane, lanes),
-                "backward": 1,
-                "last": 1,
-            }
-        )
+        fields: dict[str, Any] = {
+            "segments": data.ArrayLayout(shared, lanes // self.segment),
+            "lanes": data.ArrayLayout(lane, lanes),
+            "backward": 1,
+            "last": 1,
+        }
+        if self.extrema:
+            own = data.StructLayout(
+                {
+                    "sum": signed(self.term_bits + 2),
+                    "exponent": signed(self.exponent_bits),
+                    "valid": 1,
+                    "lane": range(self.spec.activation.block_size),
+                }
+            )
+            blocks = lanes // self.spec.activation.block_size
+            fields["extrema"] = data.ArrayLayout(data.StructLayout({"max": own, "min": own}), blocks)
+        return data.StructLayout(fields)
 
 
-class Alignment(wiring.Component):
-    """A term in units of the products of one segment; combinational.
+class Placement(wiring.Component):
+    """Where a term lies among the products of its lanes; combinational.
 
-    `o_term` is signed with `fraction_bits` places behind the point; `o_exponent` is the exponent of the unit.
+    With a nonzero product among them, the term's significand goes `o_places` below the highest position, and
+    `o_exponent` is the exponent of the unit; without one the term is at the highest position and `o_alone` is.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
         self.sums = sums
-        spec = sums.spec
         super().__init__(
             {
-                "i_scale_exponent": In(spec.coef.exp_bits),
+                "i_scale_exponent": In(sums.spec.coef.exp_bits),
                 "i_shared_exp": In(sums.exp_bits),
-                "i_no_products": In(1),
                 "i_backward": In(1),
-                "i_term": In(data.StructLayout({"fraction": spec.coef.man_bits, "exponent": 8, "sign": 1})),
-                "o_term": Out(signed(sums.term_bits + 1)),
+                "i_term_exponent": In(sums.spec.coef.exp_bits),
+                "o_places": Out(range(sums.term_bits + 1)),
                 "o_exponent": Out(signed(sums.exponent_bits)),
+                "o_alone": Out(signed(sums.exponent_bits)),
             }
         )
 
@@ -161,28 +184,48 @@ class Alignment(wiring.Component):
             scaled_exponent.eq(
                 self.i_shared_exp - offset + self.i_scale_exponent - (spec.scale.bias + spec.scale.man_bits)
             ),
-            term_exponent.eq(self.i_term.exponent - (spec.coef.bias + spec.coef.man_bits)),
+            term_exponent.eq(self.i_term_exponent - (spec.coef.bias + spec.coef.man_bits)),
             twice_term.eq(term_exponent + (spec.coef.man_bits - spec.scale.man_bits + 2)),
             limit.eq(Mux(twice_term > beyond, twice_term, beyond)),
             product_exponent.eq(Mux(scaled_exponent > limit, limit, scaled_exponent)),
             distance.eq(term_exponent - product_exponent),
-            far.eq(self.i_no_products | ((distance > sums.far_distance) & self.i_term.exponent.any())),
-            self.o_exponent.eq(Mux(far, term_exponent - sums.far_distance, product_exponent)),
+            far.eq((distance > sums.far_distance) & self.i_term_exponent.any()),
+            self.o_alone.eq(term_exponent - sums.far_distance),
+            self.o_exponent.eq(Mux(far, self.o_alone, product_exponent)),
         ]
         # the far position is the highest; everything else is some places lower, down to a sticky bit alone
         lowest = sums.term_bits
-        below, places = Signal(signed(bits + 1)), Signal(range(lowest + 1))
+        below = Signal(signed(bits + 1))
         m.d.comb += [
             below.eq(sums.far_distance - distance),
-            places.eq(Mux(far | (below < 0), 0, Mux(below > lowest, lowest, below))),
+            self.o_places.eq(Mux(far | (below < 0), 0, Mux(below > lowest, lowest, below))),
         ]
-        highest = Cat(Const(0, sums.term_bits - spec.coef.significand_bits), significand(self.i_term))
-        shifted, sticky = shift_right_sticky(m, highest, places, name="align")
-        magnitude, negative = Signal(sums.term_bits), Signal()
+        return m
+
+
+class Term(wiring.Component):
+    """A term's significand, aligned and signed; combinational. `fraction_bits` places of it are behind the point."""
+
+    def __init__(self, *, sums: SumFormat) -> None:
+        self.sums = sums
+        super().__init__(
+            {
+                "i_significand": In(sums.spec.coef.significand_bits),
+                "i_negative": In(1),
+                "i_places": In(range(sums.term_bits + 1)),
+                "o": Out(signed(sums.term_bits + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sums = self.sums
+        highest = Cat(Const(0, sums.term_bits - sums.spec.coef.significand_bits), self.i_significand)
+        shifted, sticky = shift_right_sticky(m, highest, self.i_places, name="align")
+        magnitude = Signal(sums.term_bits)
         m.d.comb += [
             magnitude.eq(shifted | sticky),
-            negative.eq(self.i_term.sign ^ self.i_backward),
-            self.o_term.eq((magnitude ^ negative.replicate(sums.term_bits + 1)).as_signed() + negative),
+            self.o.eq((magnitude ^ self.i_negative.replicate(sums.term_bits + 1)).as_signed() + self.i_negative),
         ]
         return m
 
@@ -190,15 +233,17 @@ class Alignment(wiring.Component):
 class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
-    `i` offers heads of beats, `i_elements` holds the elements of the head taken last. Latency two cycles;
-    everything moves when `i_advance` says so. A channel's coefficients are taken before its first beat and held through
-    its last.
+    `i` offers heads of beats, `i_marks` tells where extrema are in the beat on offer (`o_backward`: whether there can
+    be any), `i_elements` holds the elements of the head taken last. Latency two cycles; all moves when `i_advance`
+    says so. A channel's coefficients are taken before its first beat and held through its last.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, terms: int) -> None:
         self.sums, self.lanes, self.terms = sums, lanes, terms
+        fmt = sums.spec.activation
         super().__init__(
-            {
+            ({"i_marks": In(marks_layout(fmt, lanes // fmt.block_size)), "o_backward": Out(1)} if sums.extrema else {})
+            | {
                 "i": In(stream.Signature(head_layout(sums.exp_bits, lanes // sums.segment))),
                 "i_elements": In(lanes_layout(sums.man_bits + 1, lanes)),
                 "i_coefficients": In(stream.Signature(coefficients_layout(sums.spec, terms))),
@@ -226,46 +271,94 @@ class Apply(wiring.Component):
         with m.If(self.i_coefficients.ready & self.i_coefficients.valid):
             m.d.sync += coefficients.eq(self.i_coefficients.payload)
         backward = Signal()
-        if len(sums.formats) > 1:
-            m.d.comb += backward.eq(coefficients.mode == MODES["backward"])
+        if sums.extrema:
+            m.d.comb += [backward.eq(coefficients.mode == MODES["backward"]), self.o_backward.eq(backward)]
 
-        # 1: align the term to each segment
+        # 1: place the terms among the products
         occupied = Signal()
-        backward_1, last_1, scale_sign_1 = Signal(reset_less=True), Signal(reset_less=True), Signal(reset_less=True)
-        scale_1 = Signal(spec.scale.significand_bits, reset_less=True)
-        triple = Signal(spec.scale.significand_bits + 2)
-        m.d.comb += triple.eq(scale_1 + (scale_1 << 1))
         with m.If(self.i_advance):
             m.d.sync += occupied.eq(take)
-        with m.If(take):
-            m.d.sync += [
-                backward_1.eq(backward),
-                last_1.eq(self.i.payload.last),
-                scale_sign_1.eq(coefficients.scale.sign),
-                scale_1.eq(significand(coefficients.scale)),
-            ]
-        segment_terms, exponents = [], []
-        for segment in range(lanes // sums.segment):
-            alignment = m.submodules[f"alignment_{segment}"] = Alignment(sums=sums)
-            term = Signal(signed(sums.term_bits + 1), name=f"term_{segment}", reset_less=True)
-            exponent = Signal(signed(sums.exponent_bits), name=f"exponent_{segment}", reset_less=True)
-            m.d.comb += [
-                alignment.i_scale_exponent.eq(coefficients.scale.exponent),
-                alignment.i_shared_exp.eq(self.i.payload.shared_exps[segment]),
-                alignment.i_no_products.eq(~self.i.payload.nonzero[segment] | ~coefficients.scale.exponent.any()),
-                alignment.i_backward.eq(backward),
-                alignment.i_term.eq(coefficients.terms[0]),
-            ]
-            with m.If(take):
-                m.d.sync += [term.eq(alignment.o_term), exponent.eq(alignment.o_exponent)]
-            segment_terms.append(term)
-            exponents.append(exponent)
 
-        # 2: multiply and add
+        def kept(value: Value, name: str) -> Signal:
+            register = Signal(value.shape(), name=name, reset_less=True)
+            with m.If(take):
+                m.d.sync += register.eq(value)
+            return register
+
+        head = self.i.payload
         following = Signal(sums.layout(lanes))
-        m.d.comb += [following.backward.eq(backward_1), following.last.eq(last_1)]
-        for segment, (term, exponent) in enumerate(zip(segment_terms, exponents, strict=True)):
+        m.d.comb += [
+            following.backward.eq(kept(backward, "is_backward")),
+            following.last.eq(kept(head.last, "is_last")),
+        ]
+        scale, scale_sign = kept(significand(coefficients.scale), "scale"), kept(coefficients.scale.sign, "scale_sign")
+        significands = [kept(significand(coefficients.terms[i]), f"term_{i}") for i in range(self.terms)]
+        signs = [kept(coefficients.terms[i].sign ^ backward, f"term_sign_{i}") for i in range(self.terms)]
+
+        def place(index: int, shared_exp: Value, name: str) -> tuple[Signal, ...]:
+            """Registered: where term number `index` lies, see `Placement`."""
+            placement = m.submodules[f"placement_{name}"] = Placement(sums=sums)
+            m.d.comb += [
+                placement.i_scale_exponent.eq(coefficients.scale.exponent),
+                placement.i_shared_exp.eq(shared_exp),
+                placement.i_backward.eq(backward),
+                placement.i_term_exponent.eq(coefficients.terms[index].exponent),
+            ]
+            return tuple(
+                kept(getattr(placement, f"o_{part}"), f"{part}_{name}") for part in ("places", "exponent", "alone")
+            )
+
+        block_size, per_block = spec.activation.block_size, spec.activation.block_size // sums.segment
+        placed = [place(0, head.shared_exps[segment], f"{segment}") for segment in range(lanes // sums.segment)]
+        own_lanes: dict[
+            tuple[int, str], tuple[Signal, Signal]
+        ] = {}  # whether there is one, and which lane of the block
+        own_placed = {}
+        for block in range(lanes // block_size if sums.extrema else 0):
+            for index, kind in enumerate(("max", "min"), 1):
+                name, mark = f"{kind}_{block}", self.i_marks[block][kind]
+                shared_exp = Array(head.shared_exps[block * per_block + segment] for segment in range(per_block))
+                own_lanes[block, kind] = kept(mark.valid, f"valid_{name}"), kept(mark.lane, f"lane_{name}")
+                own_placed[block, kind] = place(index, shared_exp[mark.lane // sums.segment], name)
+
+        # 2: align the terms, multiply and add
+        def align(index: int, placed: tuple[Signal, ...], products: Value, name: str) -> tuple[Value, Value]:
+            """Term number `index` in units of its lanes' products, if there are any, and the exponent of the unit."""
+            places, exponent, alone = placed
+            present = Signal(name=f"products_{name}")
+            term = m.submodules[f"align_{name}"] = Term(sums=sums)
+            m.d.comb += [
+                present.eq(products & scale.any()),
+                term.i_significand.eq(significands[index]),
+                term.i_negative.eq(signs[index]),
+                term.i_places.eq(Mux(present, places, 0)),
+            ]
+            return term.o, Mux(present, exponent, alone)
+
+        triple = Signal(spec.scale.significand_bits + 2)
+        m.d.comb += triple.eq(scale + (scale << 1))
+        products, ordinary = [], []
+        for lane in range(lanes):
+            element, negative = self.i_elements[lane], Signal(name=f"negative_{lane}")
+            product = Signal(sums.product_bits, name=f"product_{lane}")
+            inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+            has_own_term = [
+                valid & (in_lane == lane % block_size)
+                for (block, _), (valid, in_lane) in own_lanes.items() if block == lane // block_size
+            ]  # fmt: skip
+            ordinary.append(~Cat(has_own_term).any())
+            m.d.comb += [
+                negative.eq(element.sign ^ scale_sign),
+                product.eq(self._multiply(element.significand, scale, triple)),
+                inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
+                following.lanes[lane].valid.eq((~element.sign | element.significand.any()) & ordinary[lane]),
+            ]
+            products.append((inverted, negative))
+        for segment in range(lanes // sums.segment):
             shared = following.segments[segment]
+            of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
+            nonzero = Cat(self.i_elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
+            term, exponent = align(0, placed[segment], nonzero, f"{segment}")
             low_top = sums.fraction_bits + sums.low_bits
             m.d.comb += [
                 shared.fraction.eq(term[: sums.fraction_bits]),
@@ -273,19 +366,29 @@ class Apply(wiring.Component):
                 shared.high.eq(term[low_top:].as_signed() + term[low_top - 1]),
                 shared.exponent.eq(exponent),
             ]
-        for lane in range(lanes):
-            element, negative = self.i_elements[lane], Signal(name=f"negative_{lane}")
-            low = segment_terms[lane // sums.segment][
-                sums.fraction_bits : sums.fraction_bits + sums.low_bits
-            ].as_signed()
-            product = Signal(sums.product_bits, name=f"product_{lane}")
+            low = term[sums.fraction_bits : low_top].as_signed()
+            for lane in of_segment:
+                inverted, negative = products[lane]
+                m.d.comb += following.lanes[lane].low.eq(inverted + low + negative)
+        for (block, kind), (valid, in_lane) in own_lanes.items():
+            own, name = following.extrema[block][kind], f"{kind}_{block}"
+            inverted, negative = Signal.like(products[0][0], name=f"inverted_{name}"), Signal(name=f"negative_{name}")
+            nonzero = Signal(name=f"nonzero_{name}")
+            with m.Switch(in_lane):
+                for index in range(block_size):
+                    lane = block * block_size + index
+                    with m.Case(index):
+                        m.d.comb += [
+                            inverted.eq(products[lane][0]),
+                            negative.eq(products[lane][1]),
+                            nonzero.eq(self.i_elements[lane].significand.any()),
+                        ]
+            term, exponent = align(1 if kind == "max" else 2, own_placed[block, kind], nonzero, name)
             m.d.comb += [
-                negative.eq(element.sign ^ scale_sign_1),
-                product.eq(self._multiply(element.significand, scale_1, triple)),
-                following.lanes[lane].low.eq(
-                    Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed() + low + negative
-                ),
-                following.lanes[lane].valid.eq(~element.sign | element.significand.any()),
+                own.sum.eq(term + (inverted << sums.fraction_bits) + (negative << sums.fraction_bits)),
+                own.exponent.eq(exponent),
+                own.valid.eq(valid),
+                own.lane.eq(in_lane),
             ]
         kept_sums = Signal(sums.layout(lanes), reset_less=True)
         m.d.comb += self.o.eq(kept_sums)

@@ -32,9 +32,8 @@ def output_layout(width: int) -> data.StructLayout:
 
 
 def head_layout(exp_bits: int, segments: int) -> data.StructLayout:
-    """What is read of a beat one cycle ahead of its elements, per segment: shared exponent, and whether its block holds
-    anything but zeros."""
-    return data.StructLayout({"shared_exps": data.ArrayLayout(exp_bits, segments), "nonzero": segments, "last": 1})
+    """What is read of a beat one cycle ahead of its elements: the shared exponent of each segment."""
+    return data.StructLayout({"shared_exps": data.ArrayLayout(exp_bits, segments), "last": 1})
 
 
 def lanes_layout(significand_bits: int, lanes: int) -> data.ArrayLayout:

@@ -1,12 +1,12 @@
 """Holds a channel's beats while its statistics are taken, and reads their exponents a cycle ahead of their elements.
 
-`apply` aligns a block's term from its exponent while the elements are still on their way out of the memory: the memory's own
-output register stands in for a pipeline stage of every lane.
+`apply` places a block's term from its exponent while the elements are still on their way out of the memory: the
+memory's own output register stands in for a pipeline stage of every lane.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,14 +42,7 @@ def split_beat(
         ]
     for segment in range(lanes // sums.segment):
         blocks = [view[segment * sums.segment // fmt.block_size] for fmt, view in zip(sums.formats, views, strict=True)]
-        nonzero = [
-            Cat(block.elements[index].significand for index in range(fmt.block_size)).any()
-            for fmt, block in zip(sums.formats, blocks, strict=True)
-        ]
-        m.d.comb += [
-            head.shared_exps[segment].eq(choose([block.shared_exp for block in blocks])),
-            head.nonzero[segment].eq(choose(nonzero)),
-        ]
+        m.d.comb += head.shared_exps[segment].eq(choose([block.shared_exp for block in blocks]))
     m.d.comb += head.last.eq(last)
     return head, elements
 
@@ -93,8 +86,8 @@ class Buffer(wiring.Component):
                 m.d.sync += elements.eq(self.i.payload.elements)
             return m
 
-        # A slot is free again when its elements have been read. The head on offer is out of its memory, its elements not:
-        # slot `last_read` is kept from being written by ending one slot early, so there is one slot more than beats waiting.
+        # The head on offer is out of its memory, its elements are not: their slot is kept by ending one slot early, so
+        # the beat on offer and one in each other slot make `slots` beats.
         slots = max(self.beats, 2)
         heads = m.submodules.heads = memory.Memory(shape=self.head, depth=slots, init=[])
         lanes = m.submodules.elements = memory.Memory(shape=self.lanes, depth=slots, init=[])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,14 +11,17 @@ from lightnorm_golden.spec import NormSpec
 
 from ..arith.wide import Adder, FromFloat32, Rounder, significand, unrounded_layout, wide_layout
 from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Operation, Program, schedule
-from .reduce import total_bits
+from .reduce import statistics_shapes
 
-__all__ = ["MODES", "Coefficients", "coefficients_layout", "statistics_shapes"]
+__all__ = ["MODES", "Coefficients", "coefficients_layout"]
 
 MODES = {"infer": 0, "train": 1, "backward": 2}
 """Values of the run-time input `mode`."""
 
-DIVIDE_BITS_PER_CYCLE = 2
+
+def _quotient_bits_per_cycle(passes: tuple[str, ...]) -> int:
+    """The longest program of the default formats must not take longer than 32 beats."""
+    return 3 if "backward" in passes else 2
 
 
 def _low_bits(spec: NormSpec) -> int:
@@ -30,12 +33,6 @@ def coefficients_layout(spec: NormSpec, terms: int) -> data.StructLayout:
     """What apply needs of a channel: the scale, the terms (`program.TERMS`), and whether terms are subtracted."""
     wide = wide_layout(spec.coef)
     return data.StructLayout({"scale": wide_layout(spec.scale), "terms": data.ArrayLayout(wide, terms), "mode": 2})
-
-
-def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
-    """Exact statistics by name: shape, and exponent of their unit."""
-    bits, unit = total_bits(spec.activation), spec.activation.min_exponent
-    return {"total": (signed(bits + 1), unit), "range_total": (unsigned(bits), unit)}
 
 
 class TotalSelect(wiring.Component):
@@ -95,13 +92,10 @@ class Reciprocal(wiring.Component):
     The divisor must hold still meanwhile. Source: Ercegovac and Lang, Digital Arithmetic (2004), chapter 5.
     """
 
-    @staticmethod
-    def cycles(spec: NormSpec) -> int:
-        """Steps for an integer bit, the significand behind it and a guard bit."""
-        return -(-(spec.coef.significand_bits + 2) // DIVIDE_BITS_PER_CYCLE)
-
-    def __init__(self, *, spec: NormSpec) -> None:
-        self.spec = spec
+    def __init__(self, *, spec: NormSpec, bits_per_cycle: int) -> None:
+        self.spec, self.bits_per_cycle = spec, bits_per_cycle
+        # an integer bit, the significand behind it and a guard bit
+        self.cycles = -(-(spec.coef.significand_bits + 2) // bits_per_cycle)
         super().__init__(
             {
                 "i_divisor": In(wide_layout(spec.coef)),
@@ -114,13 +108,13 @@ class Reciprocal(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt = self.spec.coef
-        bits = self.cycles(self.spec) * DIVIDE_BITS_PER_CYCLE
+        bits = self.cycles * self.bits_per_cycle
         remainder = Signal(fmt.significand_bits + 1, reset_less=True)
         quotient = Signal(bits, reset_less=True)
         divisor = significand(self.i_divisor)
         rest: Value = remainder
         made = []
-        for step in range(DIVIDE_BITS_PER_CYCLE):
+        for step in range(self.bits_per_cycle):
             difference = Signal(signed(fmt.significand_bits + 2), name=f"difference_{step}")
             following = Signal(fmt.significand_bits + 1, name=f"remainder_{step}")
             m.d.comb += [
@@ -151,8 +145,9 @@ class Coefficients(wiring.Component):
 
     Ports
     -----
-    i_request : the statistics are there (training), or a channel is coming (inference).
-    o_release : they have been read; the request is to be withdrawn or renewed from the next cycle on.
+    i_request : a channel's last beat is in `reduce` (training, backward), or a channel is coming (inference).
+    o_begin : the program starts in the next cycle; `i_mode` is taken.
+    i_total ... : statistics, each read once, in the cycle that `program.STATISTICS` says.
     o_idle : no program runs and none is about to.
     i_parameters, o_results : float32 words, in the order of `program.PARAMETERS` and `program.RESULTS`.
     o_nonfinite : pulses when a parameter word was NaN or infinite (it is read as 0).
@@ -164,13 +159,14 @@ class Coefficients(wiring.Component):
         used = {operand for name in passes for operation in PROGRAMS[name] for operand in operation.operands}
         self.statistics = tuple(name for name in statistics_shapes(spec) if name in used)
         self.constants = tuple(name for name in CONSTANTS if name in used)
-        cycles = Reciprocal.cycles(spec)
+        self.reciprocal = Reciprocal(spec=spec, bits_per_cycle=_quotient_bits_per_cycle(passes))
         self.pinned = {"spread": 0, "scale": 1} | {
             term: 2 + index for name in passes for index, term in enumerate(TERMS[name])
         }
         short = spec.scale.significand_bits <= spec.coef.significand_bits - _low_bits(spec)
         self.programs: dict[str, Program] = {
-            name: schedule(name, divide_cycles=cycles, scale_is_short=short, pinned=self.pinned) for name in passes
+            name: schedule(name, divide_cycles=self.reciprocal.cycles, scale_is_short=short, pinned=self.pinned)
+            for name in passes
         }
         self.latency = {name: len(program.slots) + 1 for name, program in self.programs.items()}
         shapes = statistics_shapes(spec)
@@ -180,7 +176,7 @@ class Coefficients(wiring.Component):
             | {
                 "i_mode": In(2),
                 "i_request": In(1),
-                "o_release": Out(1),
+                "o_begin": Out(1),
                 "o_idle": Out(1),
                 "o_nonfinite": Out(1),
                 "i_parameters": In(stream.Signature(32)),
@@ -203,7 +199,8 @@ class Coefficients(wiring.Component):
         slot_count = max(len(program.slots) for program in self.programs.values())
         step = Signal(range(slot_count))
         running, done, advance, last = Signal(), Signal(), Signal(), Signal()
-        needs_parameter, pop, emit, release = Signal(), Signal(), Signal(), Signal()
+        needs_parameter, pop, emit = Signal(), Signal(), Signal()
+        mode = Signal(2, reset_less=True)
         kind, negate_b, first_half, second_half = Signal(Kind), Signal(), Signal(), Signal()
         divide_start, divide_step, to_scale = Signal(), Signal(), Signal()
         write = Signal(len(registers))
@@ -214,7 +211,7 @@ class Coefficients(wiring.Component):
             sources[name] = getattr(self, f"i_{name}")[23 - fmt.man_bits :]
         for names in PARAMETERS.values():
             sources |= {name: parameter.as_value() for name in names}
-        with m.Switch(self.i_mode):
+        with m.Switch(mode):
             for name, program in self.programs.items():
                 with m.Case(MODES[name]), m.Switch(step):
                     for index, slot in enumerate(program.slots):
@@ -223,7 +220,6 @@ class Coefficients(wiring.Component):
                                 last.eq(index == len(program.slots) - 1),
                                 pop.eq(slot.pop_parameter),
                                 emit.eq(slot.emit),
-                                release.eq(slot.release_statistics),
                                 divide_start.eq(slot.divide_start),
                                 divide_step.eq(slot.divide_step),
                             ]
@@ -249,7 +245,7 @@ class Coefficients(wiring.Component):
 
         # operands
         adder = m.submodules.adder = Adder(fmt=fmt)
-        reciprocal = m.submodules.reciprocal = Reciprocal(spec=self.spec)
+        reciprocal = m.submodules.reciprocal = self.reciprocal
         unrounded = Signal(unrounded_layout(fmt), reset_less=True)
         m.d.comb += [
             adder.i_a.eq(operand_a),
@@ -291,11 +287,13 @@ class Coefficients(wiring.Component):
         m.d.comb += [
             result_free.eq(~self.o_results.valid | self.o_results.ready),
             advance.eq(running & ~(needs_parameter & ~parameter_valid) & ~(emit & ~result_free)),
-            self.o_release.eq(release & advance),
+            self.o_begin.eq(~running & self.i_request & (~done | self.o.ready)),
             self.o_idle.eq(~running & ~self.i_request),
             self.o.valid.eq(done),
-            self.o.payload.scale.eq(registers[self.pinned["scale"]].as_value()[fmt.man_bits - self.spec.scale.man_bits :]),
-            self.o.payload.mode.eq(self.i_mode),
+            self.o.payload.scale.eq(
+                registers[self.pinned["scale"]].as_value()[fmt.man_bits - self.spec.scale.man_bits :]
+            ),
+            self.o.payload.mode.eq(mode),
         ]
         for index in range(self.terms):
             m.d.comb += self.o.payload.terms[index].eq(registers[2 + index])
@@ -305,8 +303,8 @@ class Coefficients(wiring.Component):
             m.d.sync += step.eq(step + 1)
             with m.If(last):
                 m.d.sync += [running.eq(0), done.eq(1)]
-        with m.If(~running & self.i_request & (~done | self.o.ready)):
-            m.d.sync += [running.eq(1), step.eq(0)]
+        with m.If(self.o_begin):
+            m.d.sync += [running.eq(1), step.eq(0), mode.eq(self.i_mode)]
 
         loaded = m.submodules.parameter = FromFloat32(fmt=fmt)
         take = Signal()

@@ -7,7 +7,9 @@ magnitude is a negative power of two; the last stage sees that and takes every s
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from dataclasses import dataclass, fields
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -38,6 +40,48 @@ def _below(m: Module, place: Value, width: int, *, name: str) -> Signal:
     return mask
 
 
+@dataclass(frozen=True)
+class _Decision:
+    """How an element rounds: its truncated magnitude, whether one is added to it, also if the block's exponent turns
+    out
+    to be one higher; sign; whether it is beyond the format; whether it is exactly the negative power of two that is one
+    place higher than it seems (this one is for the block and has no register)."""
+
+    magnitude: Value
+    up: Value
+    up_bumped: Value
+    sign: Value
+    overflow: Value
+    power: Value
+
+    def only_if(self, condition: Value) -> _Decision:
+        """All zeros otherwise."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _Decision(**{name: value & condition.replicate(len(value)) for name, value in values.items()})
+
+    def merged(self, others: list[_Decision]) -> _Decision:
+        """OR of decisions of which all but one are zeros."""
+        values = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for other in others:
+                value = value | getattr(other, field.name)
+            values[field.name] = value
+        return _Decision(**values)
+
+    def registers(self, m: Module, load: Signal, name: str) -> _Decision:
+        """All but `power`, a cycle later."""
+        registers: dict[str, Value] = {"power": Const(0)}
+        for field in fields(self):
+            if field.name != "power":
+                value = getattr(self, field.name)
+                register = Signal(len(value), name=f"{field.name}_{name}", reset_less=True)
+                with m.If(load):
+                    m.d.sync += register.eq(value)
+                registers[field.name] = register
+        return _Decision(**registers)
+
+
 class Pack(wiring.Component):
     """Sums of a beat in, encoded blocks out; one beat per cycle, latency one cycle.
 
@@ -47,13 +91,14 @@ class Pack(wiring.Component):
 
     def __init__(self, *, sums: SumFormat, lanes: int) -> None:
         self.sums, self.lanes = sums, lanes
-        self.beat_bits = max(beat_layout(fmt, lanes).size for fmt in sums.formats)
+        # how far a window can lie above a sum, see `_position` and `_start`
+        self.beyond = 2 * sums.man_bits + 6 - min(fmt.man_bits for fmt in sums.formats)
         super().__init__(
             {
                 "i": In(sums.layout(lanes)),
                 "i_valid": In(1),
                 "o_advance": Out(1),
-                "o": Out(stream.Signature(output_layout(self.beat_bits))),
+                "o": Out(stream.Signature(output_layout(sums.beat_bits(lanes)))),
                 "o_saturated": Out(range(lanes + 1)),
             }
         )
@@ -75,28 +120,53 @@ class Pack(wiring.Component):
         with m.If(load):
             m.d.sync += [last.eq(self.i.last), backward.eq(self.i.backward)]
         lane_signs = self._signs(m)
-        vectors = [self._magnitudes(m, segment, lane_signs) for segment in range(segments)]
+        segment_places = [
+            self._leading(m, self._magnitudes(m, segment, lane_signs), self.i.segments[segment].exponent, f"{segment}")
+            for segment in range(segments)
+        ]
+        extrema = [
+            _Extremum(m, self, block, kind)
+            for block in range(lanes // sums.spec.activation.block_size if sums.extrema else 0)
+            for kind in ("max", "min")
+        ]
+        of_segments = self._shared_exps(m, [candidate for candidate, _ in segment_places], extrema)
         shared_exps, may_bump, exact_powers = [], [], []
-        rounding: list[tuple[Signal, ...]] = []
-        for segment in range(segments):
-            position, exponent, bump = self._position(m, segment, self._of_block(m, vectors, segment, "magnitudes"))
+        decisions: list[_Decision] = []
+        for segment, (exponent, bump) in enumerate(of_segments):
             kept_exponent = Signal(exponent.shape(), name=f"shared_exp_{segment}", reset_less=True)
             kept_bump = Signal(name=f"may_bump_{segment}", reset_less=True)
             with m.If(load):
                 m.d.sync += [kept_exponent.eq(exponent), kept_bump.eq(bump)]
             shared_exps.append(kept_exponent)
             may_bump.append(kept_bump)
-            lane_results, exact_power = self._windows(m, segment, position, lane_signs, load)
-            rounding += lane_results
+            position = self._position(m, exponent, segment_places[segment][1], name=f"{segment}")
+            decisions += self._windows(m, segment, position, lane_signs)
+        own_decisions = [extremum.decide(m, [exponent for exponent, _ in of_segments]) for extremum in extrema]
+        rounding = []
+        for lane, decision in enumerate(decisions):
+            others = [
+                own.only_if(extremum.is_lane(lane))
+                for extremum, own in zip(extrema, own_decisions, strict=True)
+                if extremum.may_be_lane(lane)
+            ]
+            rounding.append(decision.merged(others).registers(m, load, f"{lane}"))
+        for segment in range(segments):
+            of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
+            powers = [decisions[lane].power for lane in of_segment]
+            powers += [
+                own.power & extremum.is_segment(segment)
+                for extremum, own in zip(extrema, own_decisions, strict=True)
+                if extremum.may_be_lane(of_segment[0])
+            ]
+            exact_power = Signal(name=f"exact_power_{segment}", reset_less=True)
+            with m.If(load):
+                m.d.sync += exact_power.eq(Cat(powers).any())
             exact_powers.append(exact_power)
 
         # 4: round, and take everything a place higher if a negative power of two asks for it
-        bumps = [
-            self._of_block(m, exact_powers, segment, "power", backward) & may_bump[segment]
-            for segment in range(segments)
-        ]
+        bumps = [self._of_block(m, exact_powers, segment, backward) & may_bump[segment] for segment in range(segments)]
         significands, signs, saturated = [], [], []
-        for lane, (magnitude, up, up_bumped, sign, overflow) in enumerate(rounding):
+        for lane, decision in enumerate(rounding):
             bump = Signal(name=f"bump_{lane}")
             total = Signal(significand_bits + 1, name=f"rounded_{lane}")
             result, exceeds = Signal(significand_bits, name=f"significand_{lane}"), Signal(name=f"exceeds_{lane}")
@@ -104,12 +174,14 @@ class Pack(wiring.Component):
             limit = limits[0] if len(limits) == 1 else Mux(backward, limits[1], limits[0])
             m.d.comb += [
                 bump.eq(bumps[lane // sums.segment]),
-                total.eq(Mux(bump, magnitude >> 1, magnitude) + Mux(bump, up_bumped, up)),
-                exceeds.eq(overflow | self._carry(total, backward)),
+                total.eq(
+                    Mux(bump, decision.magnitude >> 1, decision.magnitude) + Mux(bump, decision.up_bumped, decision.up)
+                ),
+                exceeds.eq(decision.overflow | self._carry(total, backward)),
                 result.eq(Mux(exceeds, limit, total[:significand_bits])),
             ]
             significands.append(result)
-            signs.append(sign)
+            signs.append(decision.sign)
             saturated.append(exceeds)
         outputs = []
         nonzero = [Cat(significands[s * sums.segment : (s + 1) * sums.segment]).any() for s in range(segments)]
@@ -136,26 +208,17 @@ class Pack(wiring.Component):
         return m
 
     def _carry(self, total: Signal, backward: Signal) -> Value:
-        """Whether a rounded magnitude needs one bit more than its format has."""
-        tops = [total[fmt.significand_bits] for fmt in self.sums.formats]
+        """Whether a rounded magnitude needs more bits than its format has."""
+        tops = [total[fmt.significand_bits :].any() for fmt in self.sums.formats]
         return tops[0] if len(tops) == 1 else Mux(backward, tops[1], tops[0])
 
-    def _of_block(
-        self, m: Module, values: list[Value], segment: int, name: str, backward: Value | None = None
-    ) -> Value:
-        """OR of a per-segment value over the block that the segment belongs to."""
-        sums = self.sums
-        backward = self.i.backward if backward is None else backward
+    def _of_block(self, m: Module, powers: list[Signal], segment: int, backward: Value) -> Value:
+        """Whether any segment of the block that the segment belongs to has the property."""
         merged = []
-        for index, fmt in enumerate(sums.formats):
-            per_block = fmt.block_size // sums.segment
+        for fmt in self.sums.formats:
+            per_block = fmt.block_size // self.sums.segment
             first = segment // per_block * per_block
-            total = Signal(len(values[0]), name=f"{name}_{index}_{segment}")
-            joined: Value = Const(0, len(values[0]))
-            for value in values[first : first + per_block]:
-                joined = joined | value
-            m.d.comb += total.eq(joined)
-            merged.append(total)
+            merged.append(Cat(powers[first : first + per_block]).any())
         return merged[0] if len(merged) == 1 else Mux(backward, merged[1], merged[0])
 
     def _signs(self, m: Module) -> list[Signal]:
@@ -200,63 +263,87 @@ class Pack(wiring.Component):
         m.d.comb += vector.eq(Cat(fraction, low, high & shared.high.any().replicate(sums.high_bits)))
         return vector
 
-    def _position(self, m: Module, segment: int, vector: Value) -> tuple[Signal, Signal, Signal]:
-        """(place of the block's leading significand bit plus one, shared exponent, whether it may go one higher).
+    def _by_pass(self, values: list[int]) -> Value:
+        return Const(values[0]) if len(values) == 1 else Mux(self.i.backward, values[1], values[0])
 
-        Places count from the vector's lowest bit. Where the format's exponents end, the place is that of the last
-        exponent.
+    def _leading(self, m: Module, vector: Value, unit: Value, name: str) -> tuple[Signal, Signal]:
+        """(shared exponent that the vector's leading bit asks for, place plus one of a leading bit at exponent 0).
+
+        Places count from the vector's lowest bit. A vector without a bit asks for the lowest number.
         """
         sums = self.sums
-        shared = self.i.segments[segment]
-        bits = sums.exponent_bits + 2
-        top = len(vector) + sums.man_bits + 3  # a lowest exponent from here on rounds everything to zero
-        whole = Signal(len(vector), name=f"whole_{segment}")
+        shape = signed(sums.exponent_bits + 2)
+        whole = Signal(len(vector), name=f"whole_{name}")
+        base, candidate = Signal(shape, name=f"base_{name}"), Signal(shape, name=f"candidate_{name}")
         m.d.comb += whole.eq(vector)
-        leading, found = leading_one(m, whole, name=f"leading_{segment}")
-        leading_place = Signal(range(top + 2), name=f"leading_place_{segment}")
-        lowest, highest = (
-            Signal(signed(bits), name=f"lowest_{segment}"),
-            Signal(signed(bits), name=f"highest_{segment}"),
-        )
-
-        def by_pass(values: list[int]) -> Value:
-            return Const(values[0]) if len(values) == 1 else Mux(self.i.backward, values[1], values[0])
-
-        # places, plus one, of the leading bit at shared exponents 0 and max_shared_exp
-        base = Signal(signed(bits), name=f"base_{segment}")
-        limit = by_pass([fmt.max_shared_exp for fmt in sums.formats])
+        leading, found = leading_one(m, whole, name=f"leading_{name}")
         m.d.comb += [
-            base.eq(by_pass([sums.fraction_bits + 1 - fmt.bias for fmt in sums.formats]) - shared.exponent),
-            lowest.eq(Mux(base > top, top, Mux(base < 0, 0, base))),
-            highest.eq(Mux(base + limit > top, top, Mux(base + limit < 0, 0, base + limit))),
-            leading_place.eq(Mux(found, leading + 1, 0)),
+            base.eq(self._by_pass([sums.fraction_bits + 1 - fmt.bias for fmt in sums.formats]) - unit),
+            candidate.eq(Mux(found, leading + 1 - base, -(1 << (shape.width - 1)))),
         ]
-        under, over = Signal(name=f"under_{segment}"), Signal(name=f"over_{segment}")
-        position = Signal(range(top + 1), name=f"position_{segment}")
-        exponent = Signal(max(fmt.exp_bits for fmt in sums.formats), name=f"exponent_{segment}")
-        may_bump = Signal(name=f"bump_{segment}")
-        m.d.comb += [
-            under.eq(leading_place < lowest),
-            over.eq(leading_place > highest),
-            position.eq(Mux(under, lowest, Mux(over, highest, leading_place))),
-            exponent.eq(Mux(under, 0, Mux(over, limit, leading_place - base))),
-            may_bump.eq(leading_place < highest),
-        ]
-        return position, exponent, may_bump
+        return candidate, base
 
-    def _windows(
-        self, m: Module, segment: int, position: Signal, lane_signs: list[Signal], load: Signal
-    ) -> tuple[list[tuple[Signal, ...]], Signal]:
-        """Registered. Per lane: truncated magnitude, the two rounding decisions, sign, overflow; and whether a
-        lane is exactly the negative power of two that is one place higher than it seems."""
+    def _shared_exps(self, m: Module, candidates: list[Signal], extrema: list[_Extremum]) -> list[tuple[Signal, Value]]:
+        """For each segment, its block's shared exponent, and whether that may go one higher.
+
+        The highest that a segment or an extremum of the block asks for, within the format's range.
+        """
+        sums = self.sums
+        choices = []  # per block size, the values of each segment
+        for size in dict.fromkeys(fmt.block_size for fmt in sums.formats):
+            of_size = []
+            limits = [fmt.max_shared_exp for fmt in sums.formats if fmt.block_size == size]
+            limit = Const(limits[0]) if len(limits) == 1 else self._by_pass(limits)
+            for block in range(self.lanes // size):
+                of_block = range(block * size // sums.segment, (block + 1) * size // sums.segment)
+                members = [candidates[segment] for segment in of_block]
+                if size == sums.formats[-1].block_size:
+                    members += [
+                        extremum.candidate_in(m, block) for extremum in extrema
+                        if any(extremum.may_be_lane(segment * sums.segment) for segment in of_block)
+                    ]  # fmt: skip
+                highest: Value = members[0]
+                for index, member in enumerate(members[1:]):
+                    higher = Signal(candidates[0].shape(), name=f"higher_{size}_{block}_{index}")
+                    m.d.comb += higher.eq(Mux(member > highest, member, highest))
+                    highest = higher
+                exponent = Signal(max(fmt.exp_bits for fmt in sums.formats), name=f"exponent_{size}_{block}")
+                m.d.comb += exponent.eq(Mux(highest < 0, 0, Mux(highest > limit, limit, highest)))
+                of_size += [(exponent, highest < limit)] * len(of_block)
+            choices.append(of_size)
+        if len(choices) == 1:
+            return choices[0]
+        selected = []
+        for segment, (training, gradient) in enumerate(zip(*choices, strict=True)):
+            exponent = Signal(training[0].shape(), name=f"exponent_{segment}")
+            m.d.comb += exponent.eq(Mux(self.i.backward, gradient[0], training[0]))
+            selected.append((exponent, Mux(self.i.backward, gradient[1], training[1])))
+        return selected
+
+    def _position(self, m: Module, shared_exp: Value, base: Signal, *, name: str) -> Signal:
+        """Place of the leading significand bit plus one, within what a window can reach."""
+        sums = self.sums
+        # from here on everything rounds to zero
+        top = sums.fraction_bits + sums.low_bits + sums.high_bits + sums.man_bits + 3
+        place = Signal(base.shape(), name=f"place_{name}")
+        position = Signal(range(top + 1), name=f"position_{name}")
+        m.d.comb += [
+            place.eq(shared_exp + base),
+            position.eq(Mux(place < 0, 0, Mux(place > top, top, place))),
+        ]
+        return position
+
+    def _start(self, m: Module, position: Signal, *, name: str) -> Signal:
+        """Place of the guard bit in a sum with `man_bits + 2` zeros below it."""
+        start = Signal(range((1 << len(position)) + 2 * self.sums.man_bits + 2), name=f"start_{name}")
+        m.d.comb += start.eq(position + self._by_pass([self.sums.man_bits - fmt.man_bits for fmt in self.sums.formats]))
+        return start
+
+    def _windows(self, m: Module, segment: int, position: Signal, lane_signs: list[Signal]) -> list[_Decision]:
+        """How each lane of a segment rounds."""
         sums, shared = self.sums, self.i.segments[segment]
         bits = sums.man_bits + 2  # significand and guard bit
-        drops = [sums.man_bits - fmt.man_bits for fmt in sums.formats]
-        guard_place: Value = position if len(drops) == 1 else position + Mux(self.i.backward, drops[1], drops[0])
-
-        # `start`: place of the guard bit in the vector with `bits` zeros below it
-        start = Signal(range((1 << len(position)) + bits), name=f"start_{segment}")
-        m.d.comb += start.eq(guard_place)
+        start = self._start(m, position, name=f"{segment}")
         low_first = bits + sums.fraction_bits  # of the lanes' own bits
         high_first = low_first + sums.low_bits
         lane_amount = Signal(range(sums.low_bits + bits + 1), name=f"lane_amount_{segment}")
@@ -266,7 +353,7 @@ class Pack(wiring.Component):
             lane_amount.eq(Mux((relative < 0) | (relative > sums.low_bits + bits), sums.low_bits + bits, relative)),
         ]
         extended = {
-            name: Cat(Const(0, bits), shared.fraction, Const(0, sums.low_bits), high, high[-1].replicate(bits + 4))
+            name: Cat(Const(0, bits), shared.fraction, Const(0, sums.low_bits), high, high[-1].replicate(self.beyond))
             for name, high in (("above", shared.high), ("below", (shared.high - 1)[: sums.high_bits]))
         }
         windows, stickies, overflows = {}, {}, {}
@@ -293,7 +380,7 @@ class Pack(wiring.Component):
         }  # fmt: skip
         over_positive, over_negative = Signal(name=f"over_positive_{segment}"), Signal(name=f"over_negative_{segment}")
         m.d.comb += [over_positive.eq(fraction_over[0]), over_negative.eq(fraction_over[1])]
-        results, powers = [], []
+        decisions = []
         for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
             own, sign = self.i.lanes[lane], lane_signs[lane]
             low, goes_below = own.low[:-1], own.low[-1]
@@ -314,25 +401,78 @@ class Pack(wiring.Component):
                     | Mux(sign, over_negative, over_positive)
                 ),
             ]
-            guard, truncated = window[0], window[1:]
-            magnitude = truncated ^ sign.replicate(sums.man_bits + 1)
-            up = round_up(truncated[0], guard, sticky) ^ sign
-            up_bumped = round_up(truncated[1], truncated[0], guard | sticky) ^ sign
-            full = [magnitude[: fmt.significand_bits].all() for fmt in sums.formats]
-            power = sign & (full[0] if len(full) == 1 else Mux(self.i.backward, full[1], full[0])) & ~guard & ~sticky
-            registers = []
-            used = own.valid  # padding rounds to zero
-            for name, value in (
-                ("truncated", magnitude & used.replicate(len(magnitude))), ("up", up & used),
-                ("up_bumped", up_bumped & used), ("negative", sign), ("too_large", overflow & used),
-            ):  # fmt: skip
-                register = Signal(len(value), name=f"{name}_{lane}", reset_less=True)
-                with m.If(load):
-                    m.d.sync += register.eq(value)
-                registers.append(register)
-            results.append(tuple(registers))
-            powers.append(power & own.valid)
-        exact_power = Signal(name=f"exact_power_{segment}", reset_less=True)
-        with m.If(load):
-            m.d.sync += exact_power.eq(Cat(powers).any())
-        return results, exact_power
+            decisions.append(self._decision(window, sticky, overflow, sign).only_if(own.valid))
+        return decisions
+
+    def _decision(self, window: Signal, sticky: Value, overflow: Value, sign: Value) -> _Decision:
+        """From the bits of a two's complement sum in the window, and whether there are others below and above it."""
+        sums = self.sums
+        guard, truncated = window[0], window[1:]
+        magnitude = truncated ^ sign.replicate(sums.man_bits + 1)
+        full = [magnitude[: fmt.significand_bits].all() for fmt in sums.formats]
+        all_ones = full[0] if len(full) == 1 else Mux(self.i.backward, full[1], full[0])
+        return _Decision(
+            magnitude=magnitude,
+            up=round_up(truncated[0], guard, sticky) ^ sign,
+            up_bumped=round_up(truncated[1], truncated[0], guard | sticky) ^ sign,
+            sign=sign,
+            overflow=overflow,
+            power=sign & all_ones & ~guard & ~sticky,
+        )
+
+
+class _Extremum:
+    """A chunk's maximum or minimum on its way to the lane that it came from."""
+
+    def __init__(self, m: Module, pack: Pack, block: int, kind: str) -> None:
+        self._pack, self._own, self._name = pack, pack.i.extrema[block][kind], f"{kind}_{block}"
+        self._block, self._block_size = block, pack.sums.spec.activation.block_size
+        self._sign = Signal(name=f"sign_{self._name}")
+        m.d.comb += self._sign.eq(self._own.sum[-1])
+        magnitude = self._own.sum[:-1] ^ self._sign.replicate(pack.sums.term_bits + 1)
+        self._candidate, self._base = pack._leading(m, magnitude, self._own.exponent, self._name)
+
+    def may_be_lane(self, lane: int) -> bool:
+        """Whether the lane is one of its block's."""
+        return lane // self._block_size == self._block
+
+    def is_lane(self, lane: int) -> Value:
+        return self._own.valid & (self._own.lane == lane % self._block_size)
+
+    def is_segment(self, segment: int) -> Value:
+        size = self._pack.sums.segment
+        return self._own.valid & (self._own.lane // size == segment % (self._block_size // size))
+
+    def candidate_in(self, m: Module, gradient_block: int) -> Signal:
+        """Its candidate, in that block of the gradient format; else the lowest number."""
+        size = self._pack.sums.formats[-1].block_size
+        first = gradient_block * size - self._block * self._block_size
+        inside: Value = self._own.valid
+        if first > 0:
+            inside = inside & (self._own.lane >= first)
+        if first + size < self._block_size:
+            inside = inside & (self._own.lane < first + size)
+        candidate = Signal(self._candidate.shape(), name=f"candidate_{self._name}_in_{gradient_block}")
+        m.d.comb += candidate.eq(Mux(inside, self._candidate, -(1 << (len(candidate) - 1))))
+        return candidate
+
+    def decide(self, m: Module, shared_exps: list[Value]) -> _Decision:
+        """How it rounds. `shared_exps`: of each segment of the beat."""
+        pack, sums, name = self._pack, self._pack.sums, self._name
+        per_block = self._block_size // sums.segment
+        of_block = shared_exps[self._block * per_block : (self._block + 1) * per_block]
+        shared_exp = Array(of_block)[self._own.lane // sums.segment]
+        bits = sums.man_bits + 2
+        start = pack._start(m, pack._position(m, shared_exp, self._base, name=name), name=name)
+        value = Cat(Const(0, bits), self._own.sum, self._sign.replicate(pack.beyond))
+        end = bits + len(self._own.sum) - 1
+        dropped = _below(m, start, end, name=f"dropped_{name}")
+        kept = _below(m, start + bits, end, name=f"kept_{name}")
+        window = Signal(bits, name=f"window_{name}")
+        sticky, overflow = Signal(name=f"sticky_{name}"), Signal(name=f"overflow_{name}")
+        m.d.comb += [
+            window.eq(_window(m, value, start, bits, name=name)),
+            sticky.eq((value[:end] & dropped).any()),
+            overflow.eq(((value[bits:end] ^ self._sign.replicate(end - bits)) & ~kept[bits:]).any()),
+        ]
+        return pack._decision(window, sticky, overflow, self._sign)

@@ -16,6 +16,7 @@ __all__ = [
     "PARAMETERS",
     "PROGRAMS",
     "RESULTS",
+    "STATISTICS",
     "TERMS",
     "Kind",
     "Operation",
@@ -52,6 +53,9 @@ class Operation:
 
 CONSTANTS = ("inv_count", "range_gain", "eps", "momentum")
 """Run-time inputs of the core."""
+
+STATISTICS = ("total", "range_total", "product_total", "grad_total")
+"""Exact statistics in the order in which `reduce` finishes them: the k-th can only be read in a program's slot k."""
 
 PARAMETERS = {
     "train": ("running_mean", "running_sigma", "weight", "bias"),
@@ -134,7 +138,6 @@ class Slot:
     divide_start: bool = False
     divide_step: bool = False
     pop_parameter: bool = False
-    release_statistics: bool = False
     write: Operation | None = None
     emit: bool = False
     registers: dict[str, int] = field(default_factory=dict)  # of the operands, and of the result written
@@ -149,7 +152,7 @@ class Program:
 
 
 def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dict[str, int]) -> Program:
-    """List scheduling of pass `name` by longest remaining path.
+    """List scheduling of pass `name` by longest remaining path, around the slots in which its statistics are read.
 
     `divide_cycles`: cycles of a reciprocal's digit recurrence. `scale_is_short`: a scale fits half a significand, so
     that multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere).
@@ -172,7 +175,10 @@ def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dic
 
     start: dict[str, int] = {}
     end: dict[str, int] = {}  # last cycle in the operand stage; readable two cycles later
-    busy: set[int] = set()
+    totals = [operation for operation in operations.values() if operation.kind is Kind.TOTAL]
+    for operation in totals:
+        start[operation.result] = end[operation.result] = STATISTICS.index(operation.a)
+    busy = set(start.values())
     cycle = 0
     while len(start) < len(operations):
         ready = []
@@ -247,8 +253,9 @@ def _assemble(
         slots[last + 1].registers[result] = register[result]
     for word in words:
         slots[max(end[user.result] for user in operations.values() if word in user.operands)].pop_parameter = True
-    totals = [end[operation.result] for operation in operations.values() if operation.kind is Kind.TOTAL]
-    slots[max(totals, default=0)].release_statistics = True
+    totals = [operation for operation in operations.values() if operation.kind is Kind.TOTAL]
+    if any(slot.emit or slot.pop_parameter for slot in slots[: max((end[op.result] + 1 for op in totals), default=0)]):
+        raise ValueError("a slot that reads a statistic, or one before it, would wait for a stream")
     return Program(slots, 1 + max(register.values()))
 
 

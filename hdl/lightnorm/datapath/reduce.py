@@ -1,31 +1,52 @@
-"""Exact statistics of a channel while its beats stream by: S = sum x, and the sum over chunks of max - min.
+"""Exact statistics of a channel while its beats stream by.
 
-Every accumulator is an integer in units of the format's smallest step, so order and lanes cannot change a bit. Sizing:
-2^24 elements (`MAX_ELEMENTS`) of less than 2^(man_bits+1) * 2^max_shared_exp steps each need
-`24 + man_bits + 1 + max_shared_exp` bits of magnitude. A chunk with a range has at least two elements, so 2^23 ranges,
-each below twice the largest magnitude, fit the same bits.
+    total = sum x       range_total = sum over chunks of max x - min x       (T - U of the arithmetic specification)
+    grad_total = sum g  product_total = sum g * x                            (Q and D; backward)
+
+Every accumulator is an integer in units of the smallest step, so order and lanes cannot change a bit. Sizing: 2^24
+elements (`MAX_ELEMENTS`) of less than 2^(man_bits+1) * 2^max_shared_exp steps each need
+`24 + man_bits + 1 + max_shared_exp` bits of magnitude; a product of two formats has the sum of both numbers of
+significand bits and of both largest exponents. A chunk with a range has at least two elements, so 2^23 ranges, each
+below twice the largest magnitude, fit the bits of `total`.
+
+Nothing holds a finished total: the accumulators finish one cycle apart, in the order in which the coefficients' program
+reads them (`STATISTICS`), and the next channel may overwrite each in the cycle after.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+import math
+from collections.abc import Callable
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lightnorm_golden.formats import BlockFormat
-from lightnorm_golden.spec import MAX_ELEMENTS
+from lightnorm_golden.spec import MAX_ELEMENTS, NormSpec
 
 from ..arith.shift import normalize, shift_left
 from .beat import beat_layout, block_layout
+from .extrema import place_layout, record_layout
+from .program import STATISTICS
 
-__all__ = ["Reduce", "total_bits"]
+__all__ = ["Reduce", "statistics_shapes"]
 
 ELEMENT_COUNT_BITS = MAX_ELEMENTS.bit_length() - 1
 
 
-def total_bits(fmt: BlockFormat) -> int:
-    """Bits of the magnitude of a sum over the largest channel."""
-    return ELEMENT_COUNT_BITS + fmt.significand_bits + fmt.max_shared_exp
+def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
+    """Exact statistics by name: shape, and exponent of their unit."""
+    x, g = spec.activation, spec.gradient
+    total = ELEMENT_COUNT_BITS + x.significand_bits + x.max_shared_exp
+    grad_total = ELEMENT_COUNT_BITS + g.significand_bits + g.max_shared_exp
+    product_total = total + g.significand_bits + g.max_shared_exp
+    return {
+        "total": (signed(total + 1), x.min_exponent),
+        "range_total": (unsigned(total), x.min_exponent),
+        "grad_total": (signed(grad_total + 1), g.min_exponent),
+        "product_total": (signed(product_total + 1), x.min_exponent + g.min_exponent),
+    }
 
 
 def _order_key(element: data.View[data.StructLayout]) -> Value:
@@ -33,31 +54,48 @@ def _order_key(element: data.View[data.StructLayout]) -> Value:
     return Cat(element.significand ^ element.sign.replicate(len(element.significand)), ~element.sign)
 
 
-class BlockSummary(wiring.Component):
-    """Maximum, minimum and sum of one block's elements, padding left out; combinational.
+def _signed_sum(m: Module, magnitudes: list[Value], signs: list[Value], *, name: str) -> Signal:
+    """Sum of (-1)^sign * magnitude; a zero may have any sign.
 
-    The extrema come as order keys (see `_order_key`) of man_bits + 2 bits; `o_empty`: the block is all padding, and
-    they mean nothing. Padding is always behind the elements, so that of any run of elements the first one tells whether
-    it holds an element at all.
+    A negative one is its inverted magnitude, minus 2^bits, plus 1.
+    """
+    bits = len(magnitudes[0])
+    negatives = Signal(range(len(signs) + 1), name=f"{name}_negatives")
+    total = Signal(signed(bits + 1 + (len(signs) - 1).bit_length()), name=name)
+    rows = [value ^ sign.replicate(bits) for value, sign in zip(magnitudes, signs, strict=True)]
+    m.d.comb += [
+        negatives.eq(sum(signs[1:], signs[0])),
+        total.eq(sum(rows[1:], rows[0]) + negatives - (negatives << bits)),
+    ]
+    return total
+
+
+class BlockExtrema(wiring.Component):
+    """Maximum and minimum of one block's elements, padding left out; combinational.
+
+    The extrema come as order keys (see `_order_key`) of man_bits + 2 bits, where `lanes` asks for it with the index of
+    the first element that attains each; `o_empty`: the block is all padding, and they mean nothing. Padding is
+    always behind the elements, so
+    that of any run of elements the first one tells whether it holds an element at all.
     """
 
-    def __init__(self, *, fmt: BlockFormat) -> None:
-        self.format = fmt
-        sum_bits = fmt.element_bits + (fmt.block_size - 1).bit_length()
+    def __init__(self, *, fmt: BlockFormat, lanes: bool) -> None:
+        self.format, self.lanes = fmt, lanes
         super().__init__(
             {
                 "i": In(block_layout(fmt)),
                 "o_max": Out(fmt.element_bits),
                 "o_min": Out(fmt.element_bits),
+                "o_max_lane": Out(range(fmt.block_size)),
+                "o_min_lane": Out(range(fmt.block_size)),
                 "o_empty": Out(1),
-                "o_sum": Out(signed(sum_bits)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt = self.format
-        extrema: list[tuple[Value, Value, Value]] = []  # maximum, minimum, and whether there is an element
+        runs: list[tuple[Value, ...]] = []  # maximum and its lane, minimum and its lane, whether there is an element
         for index in range(fmt.block_size):
             element = self.i.elements[index]
             exists, key = Signal(name=f"exists_{index}"), Signal(fmt.element_bits, name=f"key_{index}")
@@ -65,44 +103,50 @@ class BlockSummary(wiring.Component):
                 exists.eq(~element.sign | element.significand.any()),
                 key.eq(_order_key(element)),
             ]
-            extrema.append((key, key, exists))
+            runs.append((key, Const(index, 0), key, Const(index, 0), exists))
         level = 0
-        while len(extrema) > 1:
-            following = [
-                self._later(m, extrema[i], extrema[i + 1], f"{level}_{i}") for i in range(0, len(extrema) - 1, 2)
-            ]
-            extrema, level = following + extrema[len(extrema) // 2 * 2 :], level + 1
-        largest, smallest, exists = extrema[0]
-
-        # a negative element is its inverted significand, minus 2^significand_bits, plus 1
-        elements = [self.i.elements[index] for index in range(fmt.block_size)]
-        unsigned_sum = sum(element.significand ^ element.sign.replicate(fmt.significand_bits) for element in elements)
-        negatives = Signal(range(fmt.block_size + 1))
+        while len(runs) > 1:
+            following = [self._join(m, runs[i], runs[i + 1], level, i) for i in range(0, len(runs) - 1, 2)]
+            runs, level = following + runs[len(runs) // 2 * 2 :], level + 1
+        largest, max_lane, smallest, min_lane, exists = runs[0]
         m.d.comb += [
-            negatives.eq(sum(element.sign for element in elements)),
             self.o_max.eq(largest),
             self.o_min.eq(smallest),
+            self.o_max_lane.eq(max_lane),
+            self.o_min_lane.eq(min_lane),
             self.o_empty.eq(~exists),
-            self.o_sum.eq(unsigned_sum + negatives - (negatives << fmt.significand_bits)),
         ]
         return m
 
-    @staticmethod
-    def _later(
-        m: Module, first: tuple[Value, Value, Value], second: tuple[Value, Value, Value], name: str
-    ) -> tuple[Value, Value, Value]:
-        """Extrema of two neighbouring runs of elements; between single elements one comparison tells both."""
-        (first_max, first_min, first_exists), (second_max, second_min, second_exists) = first, second
-        larger, smaller = Signal(len(first_max), name=f"max_{name}"), Signal(len(first_max), name=f"min_{name}")
+    def _join(
+        self, m: Module, first: tuple[Value, ...], second: tuple[Value, ...], level: int, index: int
+    ) -> tuple[Value, ...]:
+        """Extrema of two neighbouring runs of elements; between single elements one comparison tells both values.
+
+        A run of level n starts at a multiple of 2^n: a lane is n bits, and which run it lies in the next one.
+        """
+        first_max, first_max_lane, first_min, first_min_lane, first_exists = first
+        second_max, second_max_lane, second_min, second_min_lane, second_exists = second
+        name = f"{level}_{index}"
         above, below = Signal(name=f"above_{name}"), Signal(name=f"below_{name}")
-        single = first_max is first_min
         m.d.comb += [
-            above.eq(second_max > first_max),
-            below.eq(~above if single else second_min < first_min),
-            larger.eq(Mux(above & second_exists, second_max, first_max)),
-            smaller.eq(Mux(below & second_exists, second_min, first_min)),
+            above.eq((second_max > first_max) & second_exists),
+            below.eq(
+                (~(second_max > first_max) if not level and not self.lanes else second_min < first_min) & second_exists
+            ),
         ]
-        return larger, smaller, first_exists
+        joined = []
+        for kind, later, a, b, a_lane, b_lane in (
+            ("max", above, first_max, second_max, first_max_lane, second_max_lane),
+            ("min", below, first_min, second_min, first_min_lane, second_min_lane),
+        ):
+            key, lane = Signal(len(a), name=f"{kind}_{name}"), Signal(level + 1, name=f"{kind}_lane_{name}")
+            m.d.comb += [
+                key.eq(Mux(later, b, a)),
+                lane.eq(Cat(Mux(later, b_lane, a_lane) if level else Const(0, 0), later)),
+            ]
+            joined += [key, lane]
+        return (*joined, first_exists)
 
 
 def _exponent_bits(fmt: BlockFormat) -> int:
@@ -185,131 +229,246 @@ class FixedPoint(wiring.Component):
 
 
 class Reduce(wiring.Component):
-    """S and the sum of ranges of each channel.
+    """Statistics of each channel, and in a backward build the places of its chunks' extrema.
 
-    One beat per cycle, never stalls. `o_valid` pulses four cycles after the beat with `i_last`; `o_total` (steps) and
-    `o_range_total` (steps, not negative) then hold until the next channel's pulse.
+    One beat per cycle. A channel's last beat waits in the first stage until the coefficients' program begins
+    (`i_begin`); the totals are then there in the program's first cycles, the k-th of `STATISTICS` in its cycle k alone.
+
+    Ports
+    -----
+    i_valid, o_ready : a beat is transferred where both are high. i : activations, marked by `unpack`.
+    i_grad : the gradients of the same elements; `i_backward`: they count, and extrema are recorded.
+    i_chunk_end, i_last : blocks that close a chunk, the channel's last beat.
+    o_occupied : a beat waits in the first stage. o_request : it is a channel's last. i_begin : the program starts in
+    the next cycle.
+    o_total, o_range_total, o_grad_total, o_product_total : in steps, see `statistics_shapes`.
+    o_record, o_records : per block, whether it closes a chunk, and where that chunk's extrema are.
+    i_records_free : a beat's records can be taken.
     """
 
-    def __init__(self, *, fmt: BlockFormat, lanes: int) -> None:
-        self.format, self.lanes = fmt, lanes
+    def __init__(self, *, spec: NormSpec, lanes: int, backward: bool) -> None:
+        self.spec, self.lanes, self.backward = spec, lanes, backward
+        fmt = spec.activation
         blocks = lanes // fmt.block_size
-        super().__init__(
-            {
-                "i_valid": In(1),
-                "i": In(beat_layout(fmt, lanes)),
-                "i_chunk_end": In(blocks),
-                "i_last": In(1),
-                "o_valid": Out(1),
-                "o_total": Out(signed(total_bits(fmt) + 1)),
-                "o_range_total": Out(unsigned(total_bits(fmt))),
+        self.statistics = {
+            name: shape for name, shape in statistics_shapes(spec).items() if backward or name in STATISTICS[:2]
+        }
+        ports = {
+            "i_valid": In(1),
+            "o_ready": Out(1),
+            "i": In(beat_layout(fmt, lanes)),
+            "i_chunk_end": In(blocks),
+            "i_last": In(1),
+            "o_occupied": Out(1),
+            "o_request": Out(1),
+            "i_begin": In(1),
+            **{f"o_{name}": Out(shape) for name, (shape, _) in self.statistics.items()},
+        }
+        if backward:
+            ports |= {
+                "i_backward": In(1),
+                "i_grad": In(beat_layout(spec.gradient, lanes)),
+                "o_record": Out(blocks),
+                "o_records": Out(data.ArrayLayout(record_layout(fmt, blocks), blocks)),
+                "i_records_free": In(1),
             }
-        )
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fmt = self.format
+        fmt = self.spec.activation
         blocks = self.lanes // fmt.block_size
 
-        # 1: each block's maximum, minimum and sum
-        summed_valid = Signal()
-        summed_last, summed_end = Signal(reset_less=True), Signal(blocks, reset_less=True)
-        m.d.sync += summed_valid.eq(self.i_valid)
-        with m.If(self.i_valid):
-            m.d.sync += [summed_last.eq(self.i_last), summed_end.eq(self.i_chunk_end)]
-        summaries = []
-        for block in range(blocks):
-            summary = m.submodules[f"block_{block}"] = BlockSummary(fmt=fmt)
-            largest = Signal(fmt.element_bits, name=f"max_{block}", reset_less=True)
-            smallest = Signal(fmt.element_bits, name=f"min_{block}", reset_less=True)
-            empty = Signal(name=f"empty_{block}", reset_less=True)  # a block behind the channel's last element
-            total = Signal(summary.o_sum.shape(), name=f"sum_{block}", reset_less=True)
-            shared_exp = Signal(fmt.exp_bits, name=f"shared_exp_{block}", reset_less=True)
-            m.d.comb += summary.i.eq(self.i[block])
-            with m.If(self.i_valid):
-                m.d.sync += [
-                    largest.eq(summary.o_max),
-                    smallest.eq(summary.o_min),
-                    empty.eq(summary.o_empty),
-                    total.eq(summary.o_sum),
-                    shared_exp.eq(self.i[block].shared_exp),
-                ]
-            summaries.append((largest, smallest, empty, total, shared_exp))
+        # 1: each block's maximum, minimum and sums
+        occupied, last, chunk_end = Signal(), Signal(reset_less=True), Signal(blocks, reset_less=True)
+        load, go = Signal(), Signal()
+        records = Signal(reset_less=True)  # chunks that close are recorded
+        free: Value = Const(1)
+        if self.backward:
+            free = self.i_records_free | ~records
+            with m.If(load):
+                m.d.sync += records.eq(self.i_backward)
+        m.d.comb += [
+            self.o_occupied.eq(occupied),
+            self.o_request.eq(occupied & last & free),
+            go.eq(occupied & free & (self.i_begin | ~last)),
+            self.o_ready.eq(~occupied | go),
+            load.eq(self.i_valid & self.o_ready),
+        ]
+        with m.If(self.o_ready):
+            m.d.sync += occupied.eq(self.i_valid)
+        with m.If(load):
+            m.d.sync += [last.eq(self.i_last), chunk_end.eq(self.i_chunk_end)]
+
+        def kept(value: Value, name: str) -> Signal:
+            register = Signal(value.shape(), name=name, reset_less=True)
+            with m.If(load):
+                m.d.sync += register.eq(value)
+            return register
+
+        summaries, sums = [], []
+        for index in range(blocks):
+            block = self.i[index]
+            extrema = m.submodules[f"block_{index}"] = BlockExtrema(fmt=fmt, lanes=self.backward)
+            m.d.comb += extrema.i.eq(block)
+            shared_exp = kept(block.shared_exp, f"shared_exp_{index}")
+            summary = [
+                kept(getattr(extrema, f"o_{name}"), f"{name}_{index}")
+                for name in ("max", "min", "empty", "max_lane", "min_lane")
+            ]
+            summaries.append((*summary, shared_exp))
+            elements = [block.elements[lane] for lane in range(fmt.block_size)]
+            block_sum = _signed_sum(
+                m, [element.significand for element in elements], [element.sign for element in elements],
+                name=f"block_sum_{index}",
+            )  # fmt: skip
+            sums.append((kept(block_sum, f"sum_{index}"), shared_exp))
+        if self.backward:
+            grad_sums, product_sums = self._gradient_sums(m, kept)
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
-        scanned_valid, scanned_last = Signal(), Signal(reset_less=True)
-        m.d.sync += scanned_valid.eq(summed_valid)
-        key_bits = _exponent_bits(fmt) + fmt.man_bits + 1
-        carried_max, carried_min = Signal(key_bits), Signal(key_bits, init=-1)
-        running_max: Value = carried_max
-        running_min: Value = carried_min
-        scanned = []
-        for block, (largest, smallest, empty, total, shared_exp) in enumerate(summaries):
-            at_max = m.submodules[f"max_{block}"] = Normalized(fmt=fmt)
-            at_min = m.submodules[f"min_{block}"] = Normalized(fmt=fmt)
-            end = summed_end[block]
-            chunk_max, chunk_min = (
-                Signal(key_bits, name=f"chunk_max_{block}"),
-                Signal(key_bits, name=f"chunk_min_{block}"),
-            )
-            next_max, next_min = Signal(key_bits, name=f"next_max_{block}"), Signal(key_bits, name=f"next_min_{block}")
-            m.d.comb += [
-                at_max.i_key.eq(largest),
-                at_min.i_key.eq(smallest),
-                at_max.i_shared_exp.eq(shared_exp),
-                at_min.i_shared_exp.eq(shared_exp),
-                chunk_max.eq(Mux((at_max.o > running_max) & ~empty, at_max.o, running_max)),
-                chunk_min.eq(Mux((at_min.o < running_min) & ~empty, at_min.o, running_min)),
-                next_max.eq(chunk_max & ~end.replicate(key_bits)),
-                next_min.eq(chunk_min | end.replicate(key_bits)),
-            ]
-            held = [
-                Signal(key_bits, name=f"held_max_{block}", reset_less=True),
-                Signal(key_bits, name=f"held_min_{block}", reset_less=True),
-            ]
-            counts = Signal(name=f"counts_{block}")
-            m.d.comb += counts.eq(end & ~empty)
-            held_sum = Signal(total.shape(), name=f"held_sum_{block}", reset_less=True)
-            held_exp = Signal(fmt.exp_bits, name=f"held_exp_{block}", reset_less=True)
-            with m.If(summed_valid):
-                m.d.sync += [
-                    # without a chunk's end, the key of the number 0
-                    held[0].eq(Cat(chunk_max[:-1] & counts.replicate(key_bits - 1), chunk_max[-1] | ~counts)),
-                    held[1].eq(Cat(chunk_min[:-1] & counts.replicate(key_bits - 1), chunk_min[-1] | ~counts)),
-                    held_sum.eq(total),
-                    held_exp.eq(shared_exp),
-                ]
-            scanned.append((held, held_sum, held_exp))
-            running_max, running_min = next_max, next_min
-        with m.If(summed_valid):
-            m.d.sync += [carried_max.eq(running_max), carried_min.eq(running_min), scanned_last.eq(summed_last)]
+        ranges = self._scan(m, summaries, chunk_end, records, go, last)
 
-        # 3: everything in fixed point, into the accumulators
-        sums, ranges = [], []
-        for block, (held, held_sum, held_exp) in enumerate(scanned):
-            at_max = m.submodules[f"fixed_max_{block}"] = FixedPoint(fmt=fmt)
-            at_min = m.submodules[f"fixed_min_{block}"] = FixedPoint(fmt=fmt)
-            width = len(held_sum) + fmt.max_shared_exp
-            m.d.comb += [at_max.i_key.eq(held[0]), at_min.i_key.eq(held[1])]
-            sums.append(shift_left(m, held_sum, held_exp, width, name=f"sum_{block}"))
-            # max - min = max + ~min + 1, each still short of the one that its own inversion needs
-            ranges += [at_max.o, (~at_min.o).as_signed(), at_max.o_negative, ~at_min.o_negative]
-        total = Signal(self.o_total.shape(), reset_less=True)
-        range_total = Signal(self.o_range_total.shape(), reset_less=True)
-        fresh = Signal(init=1)  # the next beat is a channel's first
-        next_total, next_range_total = Signal.like(total), Signal.like(range_total)
-        m.d.comb += [
-            next_total.eq(sum(sums, (total & ~fresh.replicate(len(total))).as_signed())),
-            next_range_total.eq(sum(ranges, range_total & ~fresh.replicate(len(range_total)))),
-        ]
-        closing = Signal()
-        m.d.comb += closing.eq(scanned_valid & scanned_last)
-        m.d.sync += self.o_valid.eq(closing)
-        final_total = Signal(self.o_total.shape(), reset_less=True)
-        final_range_total = Signal(self.o_range_total.shape(), reset_less=True)
-        m.d.comb += [self.o_total.eq(final_total), self.o_range_total.eq(final_range_total)]
-        with m.If(scanned_valid):
-            m.d.sync += [total.eq(next_total), range_total.eq(next_range_total), fresh.eq(scanned_last)]
-        with m.If(closing):
-            m.d.sync += [final_total.eq(next_total), final_range_total.eq(next_range_total)]
+        # the totals, each in its cycle
+        def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int) -> None:
+            shape, _ = self.statistics[name]
+            stage = STATISTICS.index(name)
+            valid, closing = go, last
+            for cycle in range(1, stage + 1):
+                following = [Signal(name=f"{name}_valid_{cycle}"), Signal(name=f"{name}_last_{cycle}", reset_less=True)]
+                m.d.sync += [following[0].eq(valid), following[1].eq(closing)]
+                valid, closing = following
+                if name != "range_total":  # the scan has delayed it
+                    delayed = []
+                    for index, pair in enumerate(addends):
+                        registers = [
+                            Signal(value.shape(), name=f"{name}_{part}_{index}_{cycle}", reset_less=True)
+                            for part, value in zip(("sum", "exp"), pair, strict=True)
+                        ]
+                        m.d.sync += [register.eq(value) for register, value in zip(registers, pair, strict=True)]
+                        delayed.append(tuple(registers))
+                    addends = delayed
+            rows = []
+            if name == "range_total":
+                rows = ranges
+            for index, (value, exponent) in enumerate(addends):
+                masked = Signal(value.shape(), name=f"{name}_masked_{index}")
+                m.d.comb += masked.eq(value & valid.replicate(len(value)))
+                width = len(value) + largest_exponent
+                rows.append(shift_left(m, masked, exponent, width, name=f"{name}_shift_{index}"))
+            fresh = Signal(init=1, name=f"{name}_fresh")  # the next beat is a channel's first
+            accumulator = Signal(shape, name=f"{name}_register", reset_less=True)
+            before = Signal(shape, name=f"{name}_before")
+            m.d.comb += [
+                before.eq(accumulator & ~(fresh & valid).replicate(shape.width)),
+                getattr(self, f"o_{name}").eq(accumulator),
+            ]
+            m.d.sync += accumulator.eq(sum(rows, before))
+            with m.If(valid):
+                m.d.sync += fresh.eq(closing)
+
+        total("total", sums, fmt.max_shared_exp)
+        total("range_total", [], 0)
+        if self.backward:
+            largest_grad = self.spec.gradient.max_shared_exp
+            total("grad_total", grad_sums, largest_grad)
+            total("product_total", product_sums, fmt.max_shared_exp + largest_grad)
         return m
+
+    def _gradient_sums(
+        self, m: Module, kept: Callable[[Value, str], Signal]
+    ) -> tuple[list[tuple[Value, Value]], list[tuple[Value, Value]]]:
+        """Registered: sum and shared exponent of each gradient block; sum of products and of both exponents of each
+        piece that lies in one block of either format."""
+        fmt, grad_fmt = self.spec.activation, self.spec.gradient
+        grad_sums = []
+        for index in range(self.lanes // grad_fmt.block_size):
+            block = self.i_grad[index]
+            elements = [block.elements[lane] for lane in range(grad_fmt.block_size)]
+            block_sum = _signed_sum(
+                m, [element.significand for element in elements], [element.sign for element in elements],
+                name=f"grad_block_sum_{index}",
+            )  # fmt: skip
+            grad_sums.append((kept(block_sum, f"grad_sum_{index}"), kept(block.shared_exp, f"grad_exp_{index}")))
+        product_sums = []
+        piece = math.gcd(fmt.block_size, grad_fmt.block_size)
+        for index in range(self.lanes // piece):
+            products, signs = [], []
+            for lane in range(index * piece, (index + 1) * piece):
+                x = self.i[lane // fmt.block_size].elements[lane % fmt.block_size]
+                g = self.i_grad[lane // grad_fmt.block_size].elements[lane % grad_fmt.block_size]
+                product = Signal(fmt.significand_bits + grad_fmt.significand_bits, name=f"product_{lane}")
+                m.d.comb += product.eq(x.significand * g.significand)
+                products.append(product)
+                signs.append(x.sign ^ g.sign)
+            piece_sum = _signed_sum(m, products, signs, name=f"product_piece_sum_{index}")
+            exponent = (
+                self.i[index * piece // fmt.block_size].shared_exp
+                + self.i_grad[index * piece // grad_fmt.block_size].shared_exp
+            )
+            product_sums.append((kept(piece_sum, f"product_sum_{index}"), kept(exponent, f"product_exp_{index}")))
+        return grad_sums, product_sums
+
+    def _scan(
+        self,
+        m: Module,
+        summaries: list[tuple[Signal, ...]],
+        chunk_end: Signal,
+        records: Signal,
+        go: Signal,
+        last: Signal,
+    ) -> list[Value]:
+        """Registered: the addends of `range_total`; and what is known of a closed chunk's places, as it closes."""
+        fmt = self.spec.activation
+        key_bits = _exponent_bits(fmt) + fmt.man_bits + 1
+        place = place_layout(fmt, len(summaries))
+        carried = {kind: Signal(key_bits, name=f"carried_{kind}", reset_less=True) for kind in ("max", "min")}
+        carried_place = {kind: Signal(place, name=f"carried_{kind}_place", reset_less=True) for kind in ("max", "min")}
+        fresh = Signal(init=1)  # the next element is a chunk's first
+        beat, odd = Signal(place["beat"].shape), Signal()
+        running, running_place, begins = dict(carried), dict(carried_place), fresh
+        ranges: list[Value] = []
+        for index, (largest, smallest, empty, max_lane, min_lane, shared_exp) in enumerate(summaries):
+            closes = Signal(name=f"closes_{index}")
+            m.d.comb += closes.eq(chunk_end[index] & ~empty & go)
+            for kind, key, lane in (("max", largest, max_lane), ("min", smallest, min_lane)):
+                normalized = m.submodules[f"{kind}_{index}"] = Normalized(fmt=fmt)
+                beyond, chosen = Signal(name=f"{kind}_beyond_{index}"), Signal(key_bits, name=f"chunk_{kind}_{index}")
+                before = running[kind]
+                m.d.comb += [
+                    normalized.i_key.eq(key),
+                    normalized.i_shared_exp.eq(shared_exp),
+                    beyond.eq(((normalized.o > before if kind == "max" else normalized.o < before) | begins) & ~empty),
+                    chosen.eq(Mux(beyond, normalized.o, before)),
+                ]
+                running[kind] = chosen
+                if self.backward:
+                    chosen_place = Signal(place, name=f"{kind}_place_{index}")
+                    here = Signal(place, name=f"{kind}_here_{index}")
+                    m.d.comb += [
+                        here.beat.eq(beat),
+                        here.block.eq(index),
+                        here.lane.eq(lane),
+                        chosen_place.eq(Mux(beyond, here.as_value(), running_place[kind].as_value())),
+                        self.o_records[index][kind].eq(chosen_place),
+                    ]
+                    running_place[kind] = chosen_place
+                # without a chunk's end, the key of the number 0
+                closed = Signal(key_bits, name=f"closed_{kind}_{index}", reset_less=True)
+                m.d.sync += closed.eq(Cat(chosen[:-1] & closes.replicate(key_bits - 1), chosen[-1] | ~closes))
+                steps = m.submodules[f"fixed_{kind}_{index}"] = FixedPoint(fmt=fmt)
+                m.d.comb += steps.i_key.eq(closed)
+                # max - min = max + ~min + 1, each still short of the one that its own inversion needs
+                ranges += [steps.o, steps.o_negative] if kind == "max" else [(~steps.o).as_signed(), ~steps.o_negative]
+            following = Signal(name=f"begins_{index}")
+            m.d.comb += following.eq(Mux(empty, begins, chunk_end[index]))
+            begins = following
+            if self.backward:
+                m.d.comb += [self.o_record[index].eq(closes & records), self.o_records[index].odd.eq(odd)]
+        with m.If(go):
+            m.d.sync += [fresh.eq(begins), *(carried[kind].eq(running[kind]) for kind in carried)]
+        if self.backward:
+            with m.If(go):
+                m.d.sync += [carried_place[kind].eq(running_place[kind]) for kind in carried]
+                m.d.sync += [beat.eq(Mux(last, 0, beat + 1)), odd.eq(odd ^ (last & records))]
+        return ranges

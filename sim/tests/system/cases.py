@@ -19,7 +19,7 @@ from lightnorm_sim import Ports, RunResult, StallPattern, build, read_ports
 from lightnorm_sim.layer import Layer, Tensors, compare, prepare
 
 BUILD_DIR = Path(__file__).parents[3] / "build" / "sim"
-GRADIENT = BlockFormat(6, 3)
+GRADIENT = BlockFormat(6, 3, 1)
 
 Stalls = StallPattern | Mapping[str, StallPattern]
 NO_STALLS = StallPattern.none()
@@ -29,11 +29,12 @@ STALLS: dict[str, Stalls] = {
     "random": StallPattern.random(0.5),
     "bursts": StallPattern.bursts(0.05, 3, 60),
     "lazy": StallPattern.lazy(),
-    "slow source": {"x": StallPattern.bursts(0.3, 1, 9)},
+    "slow source": {"x": StallPattern.bursts(0.3, 1, 9), "grad": StallPattern.lazy()},
     "slow sink": {"o": StallPattern.bursts(0.3, 1, 9)},
     "slow words": {"parameters": StallPattern.random(0.95), "results": StallPattern.random(0.95)},
     "all different": {
         "x": StallPattern.random(0.3),
+        "grad": StallPattern.bursts(0.1, 1, 20),
         "o": StallPattern.bursts(0.05, 5, 40),
         "results": StallPattern.lazy(),
         "parameters": StallPattern.bursts(0.1, 50, 150),
@@ -52,10 +53,12 @@ def machine(
     scale: int = 7,
     gain: str = "d2",
     passes: tuple[str, ...] = ("train", "infer"),
+    gradient: BlockFormat = GRADIENT,
+    max_chunks: int = 64,
 ) -> Config:
     """A configuration with `beat` blocks per beat and a buffer of `buffer` beats."""
-    spec = NormSpec(BlockFormat(exp_bits, man_bits, block_size), GRADIENT, coef, scale, gain)
-    return Config(spec, Implementation(passes, beat, buffer * beat))
+    spec = NormSpec(BlockFormat(exp_bits, man_bits, block_size), gradient, coef, scale, gain)
+    return Config(spec, Implementation(passes, beat, buffer * beat, max_chunks))
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,19 @@ def parameters(rng: np.random.Generator, channels: int, fmt: BlockFormat) -> NDA
 def make_layer(config: Config, shape: Shape, rng: np.random.Generator) -> Layer:
     """The run of `shape` with data from `rng`; what lies behind a channel's last element is garbage."""
     fmt, channels = config.spec.activation, shape.channels
-    words: list[int] = []
-    if shape.raw:
-        x, words = _raw_tensor(rng, config, shape)
-    else:
-        x = tensor(rng, channels, shape.elements, fmt)
+    backward = shape.mode == "backward"
+    sources = {"x": fmt, "grad": config.spec.gradient} if backward else {"x": fmt}
+    values, words = {}, {}
+    for name, source in sources.items():
+        if shape.raw:
+            values[name], words[name] = _raw_tensor(rng, config.lanes, source, shape)
+        else:
+            values[name] = tensor(rng, channels, shape.elements, source)
     running_mean = parameters(rng, channels, fmt)
     meets = rng.random(channels) < 0.3  # inference: the mean is an element, which then cancels to the bias
-    running_mean = np.where(meets, np.clip(x[0, :, 0], -1e30, 1e30), running_mean).astype(np.float32)
+    running_mean = np.where(meets, np.clip(values["x"][0, :, 0], -1e30, 1e30), running_mean).astype(np.float32)
     tensors = Tensors(
-        x=x,
+        **values,
         weight=parameters(rng, channels, fmt),
         bias=parameters(rng, channels, fmt),
         running_mean=running_mean,
@@ -135,22 +141,25 @@ def make_layer(config: Config, shape: Shape, rng: np.random.Generator) -> Layer:
         tensors,
         eps=shape.eps,
         momentum=shape.momentum,
-        chunks=shape.chunks,
+        chunks=min(shape.chunks, config.implementation.max_chunks) if backward else shape.chunks,
         padding_seed=int(rng.integers(1 << 30)),
     )
-    if not shape.raw:
-        return layer
-    if layer.two_pass:
-        beats = layer.beats_per_channel
-        words = [word for first in range(0, len(words), beats) for word in words[first : first + beats] * 2]
-    assert len(words) == len(layer.run.x_beats)
-    return replace(layer, run=replace(layer.run, x_beats=words))
+    beats = layer.beats_per_channel
+    for name, raw in words.items():
+        field = f"{name}_beats"
+        twice = layer.two_pass and (name == "grad" or not backward)
+        sent = [word for first in range(0, len(raw), beats) for word in raw[first : first + beats] * (1 + twice)]
+        assert len(sent) == len(getattr(layer.run, field))
+        layer = replace(layer, run=replace(layer.run, **{field: sent}))
+    return layer
 
 
-def _raw_tensor(rng: np.random.Generator, config: Config, shape: Shape) -> tuple[NDArray[Any], list[int]]:
+def _raw_tensor(
+    rng: np.random.Generator, lanes: int, fmt: BlockFormat, shape: Shape
+) -> tuple[NDArray[Any], list[int]]:
     """Arbitrary beats, and the tensor they stand for: unnormalized blocks, negative zeros, garbage as padding."""
-    fmt, per_beat = config.spec.activation, config.implementation.blocks_per_beat
-    blocks = -(-shape.elements // config.lanes) * per_beat
+    per_beat = lanes // fmt.block_size
+    blocks = -(-shape.elements // lanes) * per_beat
     bits = rng.integers(0, 2, (shape.channels, blocks, fmt.block_bits)).astype(np.uint8)
     kind = rng.integers(0, 6, (shape.channels, blocks, 1))
     field = np.arange(fmt.block_bits)

@@ -1,0 +1,117 @@
+"""Where each chunk's maximum and minimum are: written by `reduce` as chunks close, met again by `apply` beats later.
+
+Places come and are met in order, so a queue and a comparison with its head are enough. A beat that holds several blocks
+can close, and meet, as many chunks: the records are dealt to as many queues in turn, and two chunks in one queue are
+too
+far apart to share a beat.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from lightnorm_golden.formats import BlockFormat
+from lightnorm_golden.spec import MAX_ELEMENTS
+
+__all__ = ["Extrema", "marks_layout", "place_layout", "record_layout"]
+
+
+def place_layout(fmt: BlockFormat, blocks: int) -> data.StructLayout:
+    """An element of a channel, in beats of `blocks` blocks."""
+    beats = -(-MAX_ELEMENTS // (blocks * fmt.block_size))
+    return data.StructLayout({"lane": range(fmt.block_size), "block": range(blocks), "beat": range(beats)})
+
+
+def record_layout(fmt: BlockFormat, blocks: int) -> data.StructLayout:
+    """A closed chunk: the first elements that attain its maximum and its minimum, and whether its channel is an odd
+    one."""
+    place = place_layout(fmt, blocks)
+    return data.StructLayout({"max": place, "min": place, "odd": 1})
+
+
+def marks_layout(fmt: BlockFormat, blocks: int) -> data.ArrayLayout:
+    """Of every block of a beat, its lanes that are their chunk's maximum and minimum. A block lies in one chunk."""
+    mark = data.StructLayout({"valid": 1, "lane": range(fmt.block_size)})
+    return data.ArrayLayout(data.StructLayout({"max": mark, "min": mark}), blocks)
+
+
+class Extrema(wiring.Component):
+    """Queues of records, for three channels of `max_chunks`: one that is met, one whose coefficients are being made,
+    one that is coming.
+
+    Ports
+    -----
+    i_record, i_records : per block, whether it closes a chunk, and the record. o_free : they can be taken.
+    i_backward, i_take, i_last : the beat on offer is a gradient's; it leaves for `apply`; it is its channel's last.
+    o : marks of the beat on offer. An element that is both maximum and minimum is marked as neither.
+    """
+
+    def __init__(self, *, fmt: BlockFormat, blocks: int, max_chunks: int) -> None:
+        self.format, self.blocks = fmt, blocks
+        self.depth = max(-(-3 * max_chunks // blocks), 2)
+        super().__init__(
+            {
+                "i_record": In(blocks),
+                "i_records": In(data.ArrayLayout(record_layout(fmt, blocks), blocks)),
+                "o_free": Out(1),
+                "i_backward": In(1),
+                "i_take": In(1),
+                "i_last": In(1),
+                "o": Out(marks_layout(fmt, blocks)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        blocks, layout = self.blocks, record_layout(self.format, self.blocks)
+        queues = []
+        for index in range(blocks):
+            queue = m.submodules[f"queue_{index}"] = SyncFIFOBuffered(width=layout.size, depth=self.depth)
+            queues.append(queue)
+        m.d.comb += self.o_free.eq(Cat(queue.w_rdy for queue in queues).all())
+
+        # deal
+        turn = Signal(range(blocks))
+        target: Value = turn
+        written: list[list[tuple[Value, Value]]] = [[] for _ in queues]
+        for block in range(blocks):
+            for index in range(blocks):
+                written[index].append((self.i_record[block] & (target == index), self.i_records[block].as_value()))
+            following = Signal(range(blocks), name=f"target_{block}")
+            m.d.comb += following.eq(Mux(self.i_record[block], Mux(target == blocks - 1, 0, target + 1), target))
+            target = following
+        m.d.sync += turn.eq(target)
+        for queue, sources in zip(queues, written, strict=True):
+            m.d.comb += queue.w_en.eq(Cat(hits for hits, _ in sources).any())
+            for hits, record in sources:
+                with m.If(hits):
+                    m.d.comb += queue.w_data.eq(record)
+
+        # meet
+        beat = Signal(place_layout(self.format, blocks)["beat"].shape)
+        odd = Signal()  # the next channel's records may be there already
+        with m.If(self.i_take & self.i_backward):
+            m.d.sync += [beat.eq(Mux(self.i_last, 0, beat + 1)), odd.eq(odd ^ self.i_last)]
+        for index, queue in enumerate(queues):
+            head: Any = data.View(layout, queue.r_data)
+            both, passed = Signal(name=f"both_{index}"), []
+            m.d.comb += both.eq(head.max == head.min)
+            current = queue.r_rdy & self.i_backward & (head.odd == odd)
+            for kind in ("max", "min"):
+                place = head[kind]
+                met, before = Signal(name=f"{kind}_met_{index}"), Signal(name=f"{kind}_before_{index}")
+                m.d.comb += met.eq(current & ~before & (place.beat == beat))
+                with m.If(self.i_take):
+                    m.d.sync += before.eq((before | met) & ~queue.r_en)
+                passed.append(before | met)
+                for block in range(blocks):
+                    mark = self.o[block][kind]
+                    with m.If(met & ~both & (place.block == block)):
+                        m.d.comb += [mark.valid.eq(1), mark.lane.eq(place.lane)]
+            m.d.comb += queue.r_en.eq(self.i_take & Cat(passed).all())
+        return m
