@@ -193,6 +193,7 @@ def _print_simulation(config: Path, reports: list[dict[str, Any]]) -> None:
         ["bit-exact", *("yes" if report["bit_exact"] else "NO" for report in reports)],
         ["passes", *("2" if report["two_pass"] else "1" for report in reports)],
         *([label, *(number(report[key]) for report in reports)] for key, label in labels.items()),
+        ["bits moved per element", *(f"{report['bits_per_element']:.2f}" for report in reports)],
         ["beats per cycle", *(f"{report['beats_per_cycle']:.4f}" for report in reports)],
     ]
     header = ("", *(report["mode"] for report in reports))
@@ -243,7 +244,7 @@ def report_command(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate, simulate real activations in training and inference, synthesize; writes report.md and report.json."""
+    """Generate, simulate a training step and inference on real tensors, synthesize; writes report.md, report.json."""
     with _errors():
         built, folder = _open(config, out, passes)
         if not data.is_dir():

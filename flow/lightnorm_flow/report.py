@@ -1,5 +1,6 @@
 """The report of a configuration: is it right, how fast, how precise, how large."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 
 from lightnorm.config import Config
 from lightnorm.generate import TOP, generate
-from lightnorm_golden import decode, quantize
-from lightnorm_golden.reference import range_batch_norm, signal_to_noise_db
+from lightnorm_golden import BlockFormat, decode, quantize
+from lightnorm_golden.reference import range_batch_norm, range_batch_norm_backward, signal_to_noise_db
 from lightnorm_sim.layer import Tensors
 
 from .console import Step, number
@@ -26,8 +27,11 @@ FILES = {
     "bias": "bias.npy",
     "running_mean": "running_mean.npy",
     "running_sigma": "running_sigma.npy",
+    "grad": "grad_output.npy",
 }
-"""What the report takes of the folder of activations."""
+"""What the report takes of the folder of activations and gradients."""
+
+MODES = ("train", "backward", "infer")
 
 UNITS = {"logic_area_um2": "um^2", "luts": "LUTs", "transistors": "transistors"}
 SIZES = {
@@ -53,7 +57,7 @@ def make_report(
 ) -> dict[str, Any]:
     """Generate, simulate and synthesize into `out_dir`; writes report.md and report.json, returns the latter."""
     tensors = load_tensors(config, {key: data / file for key, file in FILES.items()}, option="--data")
-    modes = [mode for mode in ("train", "infer") if config.has(mode)]
+    modes = [mode for mode in MODES if config.has(mode)]
     layers = prepare_layers(config, modes, tensors, eps=EPS, momentum=MOMENTUM, chunks=CHUNKS)
     step("generating the Verilog")
     description = generate(config, out_dir)
@@ -74,12 +78,13 @@ def make_report(
         "format": str(fmt),
         "bits_per_element": fmt.bits_per_element,
         "lanes": config.lanes,
+        "step_cycles": _step_cycles(outcomes),
         "data": str(data),
         "simulate": [
             {
                 **_without(outcome.report, "results", "mismatch"),
-                "snr_db": _snr(config, tensors, tensors.x.astype(np.float64), outcome),
-                "arithmetic_snr_db": _snr(config, tensors, _quantized(config, tensors.x), outcome),
+                "snr_db": _snr(config, tensors, outcome),
+                "arithmetic_snr_db": _snr(config, _quantized(config, tensors), outcome),
             }
             for outcome in outcomes
         ],
@@ -105,34 +110,50 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             (f"{mode}: beats", number(run["beats"])),
             (f"{mode}: cycles, first beat's latency", f"{number(run['cycles'])}, {number(run['latency'])}"),
             (f"{mode}: beats per cycle", f"{run['beats_per_cycle']:.4f}"),
+            (f"{mode}: bits moved per element", f"{run['bits_per_element']:.2f}"),
             (f"{mode}: signal to noise, end to end", f"{run['snr_db']:.2f} dB"),
             (f"{mode}: signal to noise of the quantized input", f"{run['arithmetic_snr_db']:.2f} dB"),
         ]
+    if result["step_cycles"]:
+        rows.append(("training step (train, then backward): cycles", number(result["step_cycles"])))
     for synth in result["synth"]:
         rows += [(f"{synth['target']}: {SIZES[key]}", number(synth[key])) for key in SIZES if key in synth]
     return rows
+
+
+def _step_cycles(outcomes: list[Outcome]) -> int | None:
+    """Cycles of a training step, None in a build that cannot take one."""
+    cycles = {outcome.report["mode"]: outcome.report["cycles"] for outcome in outcomes}
+    return cycles["train"] + cycles["backward"] if {"train", "backward"} <= cycles.keys() else None
 
 
 def _without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in keys}
 
 
-def _quantized(config: Config, x: NDArray[Any]) -> NDArray[np.float64]:
-    """The tensor as the machine gets it, in the activation format."""
-    by_channel = np.moveaxis(x, 1, 0)
-    flat = by_channel.reshape(len(by_channel), -1)
-    values = decode(quantize(flat, config.spec.activation), flat.shape[1])
-    return np.moveaxis(values.reshape(by_channel.shape), 0, 1)
+def _quantized(config: Config, tensors: Tensors) -> Tensors:
+    """The tensors as the machine gets them, in its formats."""
 
+    def rounded(x: NDArray[Any], fmt: BlockFormat) -> NDArray[np.float64]:
+        by_channel = np.moveaxis(x, 1, 0)
+        flat = by_channel.reshape(len(by_channel), -1)
+        values = decode(quantize(flat, fmt), flat.shape[1])
+        return np.moveaxis(values.reshape(by_channel.shape), 0, 1)
 
-def _snr(config: Config, tensors: Tensors, x: NDArray[np.float64], outcome: Outcome) -> float:
-    """Signal to noise of the machine's output against range batch norm of x in float64."""
+    assert tensors.grad is not None  # FILES has all of them
     spec = config.spec
+    return replace(tensors, x=rounded(tensors.x, spec.activation), grad=rounded(tensors.grad, spec.gradient))
+
+
+def _snr(config: Config, tensors: Tensors, outcome: Outcome) -> float:
+    """Signal to noise of the machine's output against range batch norm of the tensors in float64, or its derivative."""
+    spec, x = config.spec, tensors.x.astype(np.float64)
     weight, bias = _float64(tensors.weight), _float64(tensors.bias)
+    settings: Any = {"block_size": spec.activation.block_size, "chunks": CHUNKS, "eps": EPS, "gain": spec.gain}
     if outcome.report["mode"] == "train":
-        exact = range_batch_norm(
-            x, weight, bias, block_size=spec.activation.block_size, chunks=CHUNKS, eps=EPS, gain=spec.gain
-        )
+        exact = range_batch_norm(x, weight, bias, **settings)
+    elif outcome.report["mode"] == "backward":
+        exact = range_batch_norm_backward(x, _float64(tensors.grad), weight, **settings)
     else:
         shape = (1, -1, *[1] * (x.ndim - 2))
         scale = weight / (_float64(tensors.running_sigma) + EPS)
@@ -154,9 +175,10 @@ def _markdown(result: dict[str, Any]) -> str:
         "|---|---:|",
         *(f"| {label} | {value} |" for label, value in report_rows(result)),
         "",
-        f"Simulated: the emitted Verilog, on the activations of `{result['data']}` ({shape}), every output bit compared"
-        " with the golden model. Beats per cycle: output beats over the cycles from the first to the last one. Signal"
-        f" to noise: against range batch norm of the unquantized activations in float64 ({CHUNKS} chunks). Memories"
+        f"Simulated: the emitted Verilog, on the tensors of `{result['data']}` ({shape}), every output bit compared"
+        " with the golden model. Beats per cycle: output beats over the cycles from the first to the last one. Bits"
+        " moved: all beats and words in and out. Signal to noise: against range batch norm and its derivative in"
+        f" float64 ({CHUNKS} chunks). Memories"
         " (the buffer) are not in the logic; their bits are counted apart, and FPGA targets map them to block RAM.",
     ]
     for synth in result["synth"]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lightnorm.config import Config
 from lightnorm_golden.forward import check_channels, check_tensor
-from lightnorm_sim import STALL_PATTERNS, build, read_ports
+from lightnorm_sim import STALL_PATTERNS, Ports, build, read_ports
 from lightnorm_sim.layer import Layer, Tensors, compare, output_tensor, prepare, speed
 
 from .console import Step
@@ -124,12 +124,23 @@ def simulate(
             "shape": list(layer.shape),
             "channels": layer.channels,
             **asdict(speed(layer, result)),
+            "bits_per_element": _bits_moved(layer, ports) / (layer.elements * layer.channels),
             "two_pass": layer.two_pass,
             "mismatch": mismatch,
             "results": _results(layer, result.results),
         }
         outcomes.append(Outcome(report, output_tensor(layer, result), mismatch))
     return outcomes
+
+
+def _bits_moved(layer: Layer, ports: Ports) -> int:
+    """In and out: beats as long as they are (an output beat as its format is), per-channel words."""
+    run, fmt = layer.run, layer.blocks.format
+    bits = run.output_beats * layer.lanes // fmt.block_size * fmt.block_bits
+    bits += 32 * (len(run.parameters) + run.result_words)
+    for name, words in (("i_x__payload", run.x_beats), ("i_grad__payload", run.grad_beats)):
+        bits += len(words) * ports[name][1] if words else 0
+    return bits
 
 
 def _results(layer: Layer, words: Sequence[int]) -> dict[str, list[float]]:

@@ -9,7 +9,12 @@ import pytest
 from oracle import d2
 from stimulus import to_columns
 
-from lightnorm_golden.reference import batch_norm_two_pass, range_batch_norm, signal_to_noise_db
+from lightnorm_golden.reference import (
+    batch_norm_two_pass,
+    range_batch_norm,
+    range_batch_norm_backward,
+    signal_to_noise_db,
+)
 
 
 def test_range_batch_norm() -> None:
@@ -23,6 +28,21 @@ def test_range_batch_norm() -> None:
         mean = math.fsum(column) / 13
         for value, y in zip(column, got[0, channel], strict=True):
             assert y == pytest.approx((value - mean) / (sigma + 0.125) * weight[channel] + bias[channel], rel=1e-12)
+
+
+def test_range_batch_norm_backward() -> None:
+    """Central differences of the forward function, away from ties."""
+    rng = np.random.default_rng(2)
+    x, grad = rng.normal(1, 2, (2, 2, 3, 4)), rng.normal(size=(2, 2, 3, 4))
+    weight, bias = np.array([1.5, -0.5]), np.array([0.25, 4.0])
+    got = range_batch_norm_backward(x, grad, weight, block_size=2, chunks=3, eps=0.125)
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = 1e-6
+        above, below = (
+            range_batch_norm(moved, weight, bias, block_size=2, chunks=3, eps=0.125) for moved in (x + step, x - step)
+        )
+        assert got[index] == pytest.approx((grad * (above - below)).sum() / 2e-6, abs=1e-7)
 
 
 def test_range_batch_norm_of_a_constant_is_the_bias() -> None:

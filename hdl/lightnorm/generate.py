@@ -40,19 +40,21 @@ setparam -set INIT 1'x t:$mem_v2
 setattr -unset init w:*
 techmap -map widen.v
 opt_clean -purge
+delete w:* s:0 %i
 write_verilog -norename -noattr design.v
 """
 
 WIDEN = """\
-(* techmap_celltype = "$add $sub $mul $lt $le $gt $ge $eq $ne" *)
+(* techmap_celltype = "$add $sub $mul $divfloor $lt $le $gt $ge $eq $ne" *)
 module widen (A, B, Y);
   parameter A_SIGNED = 0; parameter B_SIGNED = 0; parameter A_WIDTH = 1; parameter B_WIDTH = 1; parameter Y_WIDTH = 1;
   parameter _TECHMAP_CELLTYPE_ = "";
   localparam COMPARES = Y_WIDTH == 1 && _TECHMAP_CELLTYPE_ != "$add" && _TECHMAP_CELLTYPE_ != "$sub";
+  localparam DIVIDES = _TECHMAP_CELLTYPE_ == "$divfloor";
   localparam LARGER = A_WIDTH > B_WIDTH ? A_WIDTH : B_WIDTH;
-  localparam WIDTH = COMPARES ? LARGER : Y_WIDTH;
+  localparam WIDTH = COMPARES || DIVIDES ? LARGER : Y_WIDTH;
   input [A_WIDTH-1:0] A; input [B_WIDTH-1:0] B; output [Y_WIDTH-1:0] Y;
-  wire _TECHMAP_FAIL_ = A_WIDTH == 0 || B_WIDTH == 0 || A_WIDTH == WIDTH && B_WIDTH == WIDTH;
+  wire _TECHMAP_FAIL_ = A_WIDTH == 0 || B_WIDTH == 0 || A_WIDTH == WIDTH && B_WIDTH == WIDTH || DIVIDES && A_SIGNED;
   wire [WIDTH-1:0] a, b;
   generate
     if (A_WIDTH >= WIDTH) assign a = A[WIDTH-1:0];
@@ -64,6 +66,7 @@ module widen (A, B, Y);
     if (_TECHMAP_CELLTYPE_ == "$add") assign Y = a + b;
     if (_TECHMAP_CELLTYPE_ == "$sub") assign Y = a - b;
     if (_TECHMAP_CELLTYPE_ == "$mul") assign Y = a * b;
+    if (DIVIDES) assign Y = a / b;
     if (_TECHMAP_CELLTYPE_ == "$eq") assign Y = a == b;
     if (_TECHMAP_CELLTYPE_ == "$ne") assign Y = a != b;
     if (A_SIGNED) begin

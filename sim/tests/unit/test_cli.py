@@ -319,7 +319,7 @@ def test_failing_yosys(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_generate")
 def test_mismatch_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = dict.fromkeys(("elements", "beats", "cycles", "latency", "beats_per_cycle"), 1)
+    report = dict.fromkeys(("elements", "beats", "cycles", "latency", "beats_per_cycle", "bits_per_element"), 1)
     report |= {"bit_exact": False, "mode": "train", "two_pass": False, "simulator": "none"}
     outcome = Outcome(report, np.zeros(SHAPE), "train: 1 of 2 blocks differ")
     monkeypatch.setattr(lightnorm_flow.cli, "simulate", lambda *_, **__: [outcome])
