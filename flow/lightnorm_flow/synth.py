@@ -112,7 +112,8 @@ def synthesize(
         (out_dir / stale).unlink(missing_ok=True)
     cells: dict[str, Cell] = {}
     if target in FPGAS:
-        recipe = Recipe(f"{FPGAS[target][0]} -top {design.root}\n", {})
+        # without names: abc9 may give a wire one that another has
+        recipe = Recipe(f"rename -hide w:*\n{FPGAS[target][0]} -top {design.root}\n", {})
     elif target == "generic":
         recipe = gate_recipe()
     else:
