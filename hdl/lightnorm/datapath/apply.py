@@ -16,8 +16,7 @@ beyond the format, the rounding position stays behind; products are then moved d
 saturating.
 
 In backward, a chunk's maximum and minimum have terms of their own. Such an element is invalid in its lane; its block
-has
-two more, of full width, which take the element's product and add it to the whole term.
+has two more, which add the element's product to its term as floating-point numbers (`OwnSum`).
 """
 
 from __future__ import annotations
@@ -33,13 +32,16 @@ from amaranth.lib.wiring import In, Out
 from lightnorm_golden.formats import BlockFormat
 from lightnorm_golden.spec import NormSpec
 
-from ..arith.shift import shift_right_sticky
-from ..arith.wide import significand
+from ..arith.shift import normalize, shift_left, shift_right_sticky
+from ..arith.wide import significand, wide_layout
 from .beat import beat_layout, head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
 from .extrema import marks_layout
 
 __all__ = ["Apply", "SumFormat"]
+
+GUARD_BITS = 4
+"""Of a sum of two: where it loses bits below them to the sticky last one, at most three leading bits can cancel."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class SumFormat:
         return self.term_bits + 1 - self.fraction_bits - self.low_bits + 1
 
     @property
+    def own_bits(self) -> int:
+        """Magnitude of an `OwnSum`."""
+        return max(self.product_bits, self.spec.coef.significand_bits) + GUARD_BITS + 1
+
+    @property
     def exponent_bits(self) -> int:
         """Signed: of every exponent of a last bit, and of their differences."""
         spec = self.spec
@@ -99,7 +106,7 @@ class SumFormat:
         products = [fmt.max_shared_exp - fmt.bias - self.man_bits + largest_scale for fmt in self.formats]
         products += [-fmt.bias - self.man_bits - spec.scale.bias - spec.scale.man_bits for fmt in self.formats]
         terms = [255 - spec.coef.bias - spec.coef.man_bits, -spec.coef.bias - spec.coef.man_bits]
-        extremes = [*products, *terms, min(terms) - self.far_distance]
+        extremes = [*products, *terms, min(terms) - self.far_distance, min(products) - self.man_bits - self.own_bits]
         extremes += [term - product for term in terms for product in products]
         return 1 + max(abs(extreme) for extreme in extremes).bit_length()
 
@@ -116,7 +123,7 @@ class SumFormat:
     def layout(self, lanes: int) -> data.StructLayout:
         """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent.
 
-        Per activation block, elements of a chunk's extrema: sum * 2^(exponent - fraction_bits)."""
+        Per activation block, elements of a chunk's extrema: sum * 2^exponent."""
         shared = data.StructLayout(
             {
                 "fraction": self.fraction_bits,
@@ -134,7 +141,7 @@ class SumFormat:
         if self.extrema:
             own = data.StructLayout(
                 {
-                    "sum": signed(self.term_bits + 2),
+                    "sum": signed(self.own_bits + 1),
                     "exponent": signed(self.exponent_bits),
                     "valid": 1,
                     "lane": range(self.spec.activation.block_size),
@@ -150,6 +157,7 @@ class Placement(wiring.Component):
 
     With a nonzero product among them, the term's significand goes `o_places` below the highest position, and
     `o_exponent` is the exponent of the unit; without one the term is at the highest position and `o_alone` is.
+    `o_products` is the exponent of the products' last bits.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
@@ -160,6 +168,7 @@ class Placement(wiring.Component):
                 "i_shared_exp": In(sums.exp_bits),
                 "i_backward": In(1),
                 "i_term_exponent": In(sums.spec.coef.exp_bits),
+                "o_products": Out(signed(sums.exponent_bits)),
                 "o_places": Out(range(sums.term_bits + 1)),
                 "o_exponent": Out(signed(sums.exponent_bits)),
                 "o_alone": Out(signed(sums.exponent_bits)),
@@ -190,6 +199,7 @@ class Placement(wiring.Component):
             product_exponent.eq(Mux(scaled_exponent > limit, limit, scaled_exponent)),
             distance.eq(term_exponent - product_exponent),
             far.eq((distance > sums.far_distance) & self.i_term_exponent.any()),
+            self.o_products.eq(scaled_exponent),
             self.o_alone.eq(term_exponent - sums.far_distance),
             self.o_exponent.eq(Mux(far, self.o_alone, product_exponent)),
         ]
@@ -226,6 +236,78 @@ class Term(wiring.Component):
         m.d.comb += [
             magnitude.eq(shifted | sticky),
             self.o.eq((magnitude ^ self.i_negative.replicate(sums.term_bits + 1)).as_signed() + self.i_negative),
+        ]
+        return m
+
+
+class OwnSum(wiring.Component):
+    """product + term for one element, exact but for bits that only matter as sticky; combinational.
+
+    `i_products` is the exponent of the last bit of a product. The product is normalized by the element's leading zeros,
+    so that its leading bit is one of its first two; the number with the lower first bit is shifted to the other.
+    """
+
+    def __init__(self, *, sums: SumFormat) -> None:
+        self.sums = sums
+        super().__init__(
+            {
+                "i_significand": In(sums.man_bits + 1),
+                "i_product": In(sums.product_bits),
+                "i_negative": In(1),
+                "i_products": In(signed(sums.exponent_bits)),
+                "i_term": In(wide_layout(sums.spec.coef)),
+                "o": Out(signed(sums.own_bits + 1)),
+                "o_exponent": Out(signed(sums.exponent_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sums, coef, bits = self.sums, self.sums.spec.coef, self.sums.exponent_bits
+        whole = sums.own_bits - GUARD_BITS - 1
+        _, zeros = normalize(m, self.i_significand, name="zeros")
+        product = shift_left(m, self.i_product, zeros, sums.product_bits, name="normalized")
+        term_first, product_first = Signal(signed(bits)), Signal(signed(bits))  # exponents of the first bits
+        distance, term_leads = Signal(signed(bits + 1)), Signal()
+        m.d.comb += [
+            term_first.eq(self.i_term.exponent - coef.bias),
+            product_first.eq(self.i_products - zeros + (sums.product_bits - 1)),
+            distance.eq(term_first - product_first),
+            term_leads.eq(self.i_term.exponent.any() & (~distance[-1] | ~product.any())),
+        ]
+        numbers = []
+        for name, value, sign in (
+            ("term", significand(self.i_term), self.i_term.sign),
+            ("product", product, self.i_negative),
+        ):
+            number = Signal(whole, name=f"{name}_bits")
+            m.d.comb += number.eq(value << (whole - len(value)))
+            numbers.append((number, sign))
+        (term, term_sign), (product, product_sign) = numbers
+        leading, following = Signal(whole), Signal(whole)
+        leading_sign, following_sign = Signal(), Signal()
+        between = Signal(bits)  # of any size where one of them is zero
+        places = Signal(range(whole + GUARD_BITS + 1))
+        m.d.comb += [
+            leading.eq(Mux(term_leads, term, product)),
+            following.eq(Mux(term_leads, product, term)),
+            leading_sign.eq(Mux(term_leads, term_sign, product_sign)),
+            following_sign.eq(Mux(term_leads, product_sign, term_sign)),
+            between.eq((distance ^ distance[-1].replicate(len(distance))) + distance[-1]),
+            places.eq(Mux(between > whole + GUARD_BITS, whole + GUARD_BITS, between)),
+        ]
+        shifted, sticky = shift_right_sticky(m, Cat(Const(0, GUARD_BITS), following), places, name="align")
+        width = len(self.o)
+        aligned, led = Signal(width), Signal(width)
+        m.d.comb += [
+            aligned.eq(shifted | sticky),
+            led.eq(Cat(Const(0, GUARD_BITS), leading)),
+            self.o.eq(
+                (led ^ leading_sign.replicate(width))
+                + (aligned ^ following_sign.replicate(width))
+                + (leading_sign + following_sign)
+            ),
+            self.o_exponent.eq(Mux(term_leads, term_first, product_first) - (whole - 1 + GUARD_BITS)),
         ]
         return m
 
@@ -292,49 +374,33 @@ class Apply(wiring.Component):
             following.last.eq(kept(head.last, "is_last")),
         ]
         scale, scale_sign = kept(significand(coefficients.scale), "scale"), kept(coefficients.scale.sign, "scale_sign")
-        significands = [kept(significand(coefficients.terms[i]), f"term_{i}") for i in range(self.terms)]
-        signs = [kept(coefficients.terms[i].sign ^ backward, f"term_sign_{i}") for i in range(self.terms)]
+        term_significand = kept(significand(coefficients.terms[0]), "term")
+        term_sign = kept(coefficients.terms[0].sign ^ backward, "term_sign")
 
-        def place(index: int, shared_exp: Value, name: str) -> tuple[Signal, ...]:
-            """Registered: where term number `index` lies, see `Placement`."""
-            placement = m.submodules[f"placement_{name}"] = Placement(sums=sums)
+        placed = []
+        for segment in range(lanes // sums.segment):
+            placement = m.submodules[f"placement_{segment}"] = Placement(sums=sums)
             m.d.comb += [
                 placement.i_scale_exponent.eq(coefficients.scale.exponent),
-                placement.i_shared_exp.eq(shared_exp),
+                placement.i_shared_exp.eq(head.shared_exps[segment]),
                 placement.i_backward.eq(backward),
-                placement.i_term_exponent.eq(coefficients.terms[index].exponent),
+                placement.i_term_exponent.eq(coefficients.terms[0].exponent),
             ]
-            return tuple(
-                kept(getattr(placement, f"o_{part}"), f"{part}_{name}") for part in ("places", "exponent", "alone")
-            )
-
+            parts = ("places", "exponent", "alone", "products") if sums.extrema else ("places", "exponent", "alone")
+            placed.append({part: kept(getattr(placement, f"o_{part}"), f"{part}_{segment}") for part in parts})
         block_size, per_block = spec.activation.block_size, spec.activation.block_size // sums.segment
-        placed = [place(0, head.shared_exps[segment], f"{segment}") for segment in range(lanes // sums.segment)]
-        own_lanes: dict[
-            tuple[int, str], tuple[Signal, Signal]
-        ] = {}  # whether there is one, and which lane of the block
-        own_placed = {}
+        own_terms = {}
+        for index, kind in enumerate(("max", "min"), 1):
+            if sums.extrema:
+                number = coefficients.terms[index]
+                own_terms[kind] = kept(Cat(number.fraction, number.exponent, number.sign ^ backward), f"term_{kind}")
+        own_lanes: dict[tuple[int, str], tuple[Signal, Signal]] = {}  # whether there is one, which lane of its block
         for block in range(lanes // block_size if sums.extrema else 0):
-            for index, kind in enumerate(("max", "min"), 1):
-                name, mark = f"{kind}_{block}", self.i_marks[block][kind]
-                shared_exp = Array(head.shared_exps[block * per_block + segment] for segment in range(per_block))
+            for kind in own_terms:
+                mark, name = self.i_marks[block][kind], f"{kind}_{block}"
                 own_lanes[block, kind] = kept(mark.valid, f"valid_{name}"), kept(mark.lane, f"lane_{name}")
-                own_placed[block, kind] = place(index, shared_exp[mark.lane // sums.segment], name)
 
-        # 2: align the terms, multiply and add
-        def align(index: int, placed: tuple[Signal, ...], products: Value, name: str) -> tuple[Value, Value]:
-            """Term number `index` in units of its lanes' products, if there are any, and the exponent of the unit."""
-            places, exponent, alone = placed
-            present = Signal(name=f"products_{name}")
-            term = m.submodules[f"align_{name}"] = Term(sums=sums)
-            m.d.comb += [
-                present.eq(products & scale.any()),
-                term.i_significand.eq(significands[index]),
-                term.i_negative.eq(signs[index]),
-                term.i_places.eq(Mux(present, places, 0)),
-            ]
-            return term.o, Mux(present, exponent, alone)
-
+        # 2: align the term, multiply and add
         triple = Signal(spec.scale.significand_bits + 2)
         m.d.comb += triple.eq(scale + (scale << 1))
         products, ordinary = [], []
@@ -353,40 +419,49 @@ class Apply(wiring.Component):
                 inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
                 following.lanes[lane].valid.eq((~element.sign | element.significand.any()) & ordinary[lane]),
             ]
-            products.append((inverted, negative))
+            products.append((product, inverted, negative))
         for segment in range(lanes // sums.segment):
             shared = following.segments[segment]
             of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
             nonzero = Cat(self.i_elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
-            term, exponent = align(0, placed[segment], nonzero, f"{segment}")
+            present, align = Signal(name=f"products_{segment}"), Term(sums=sums)
+            m.submodules[f"align_{segment}"] = align
+            m.d.comb += [
+                present.eq(nonzero & scale.any()),
+                align.i_significand.eq(term_significand),
+                align.i_negative.eq(term_sign),
+                align.i_places.eq(Mux(present, placed[segment]["places"], 0)),
+            ]
+            term = align.o
             low_top = sums.fraction_bits + sums.low_bits
             m.d.comb += [
                 shared.fraction.eq(term[: sums.fraction_bits]),
                 # the low part is signed: where it is negative the high part is one more
                 shared.high.eq(term[low_top:].as_signed() + term[low_top - 1]),
-                shared.exponent.eq(exponent),
+                shared.exponent.eq(Mux(present, placed[segment]["exponent"], placed[segment]["alone"])),
             ]
             low = term[sums.fraction_bits : low_top].as_signed()
             for lane in of_segment:
-                inverted, negative = products[lane]
+                _, inverted, negative = products[lane]
                 m.d.comb += following.lanes[lane].low.eq(inverted + low + negative)
         for (block, kind), (valid, in_lane) in own_lanes.items():
-            own, name = following.extrema[block][kind], f"{kind}_{block}"
-            inverted, negative = Signal.like(products[0][0], name=f"inverted_{name}"), Signal(name=f"negative_{name}")
-            nonzero = Signal(name=f"nonzero_{name}")
+            own = following.extrema[block][kind]
+            total = m.submodules[f"own_{kind}_{block}"] = OwnSum(sums=sums)
+            exponents = Array(placed[block * per_block + segment]["products"] for segment in range(per_block))
             with m.Switch(in_lane):
                 for index in range(block_size):
                     lane = block * block_size + index
                     with m.Case(index):
                         m.d.comb += [
-                            inverted.eq(products[lane][0]),
-                            negative.eq(products[lane][1]),
-                            nonzero.eq(self.i_elements[lane].significand.any()),
+                            total.i_significand.eq(self.i_elements[lane].significand),
+                            total.i_product.eq(products[lane][0]),
+                            total.i_negative.eq(products[lane][2]),
                         ]
-            term, exponent = align(1 if kind == "max" else 2, own_placed[block, kind], nonzero, name)
             m.d.comb += [
-                own.sum.eq(term + (inverted << sums.fraction_bits) + (negative << sums.fraction_bits)),
-                own.exponent.eq(exponent),
+                total.i_products.eq(exponents[in_lane // sums.segment]),
+                total.i_term.eq(own_terms[kind]),
+                own.sum.eq(total.o),
+                own.exponent.eq(total.o_exponent),
                 own.valid.eq(valid),
                 own.lane.eq(in_lane),
             ]

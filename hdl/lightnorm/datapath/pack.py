@@ -121,7 +121,12 @@ class Pack(wiring.Component):
             m.d.sync += [last.eq(self.i.last), backward.eq(self.i.backward)]
         lane_signs = self._signs(m)
         segment_places = [
-            self._leading(m, self._magnitudes(m, segment, lane_signs), self.i.segments[segment].exponent, f"{segment}")
+            self._leading(
+                m,
+                self._magnitudes(m, segment, lane_signs),
+                self.i.segments[segment].exponent - sums.fraction_bits,
+                f"{segment}",
+            )
             for segment in range(segments)
         ]
         extrema = [
@@ -139,7 +144,8 @@ class Pack(wiring.Component):
                 m.d.sync += [kept_exponent.eq(exponent), kept_bump.eq(bump)]
             shared_exps.append(kept_exponent)
             may_bump.append(kept_bump)
-            position = self._position(m, exponent, segment_places[segment][1], name=f"{segment}")
+            whole = sums.fraction_bits + sums.low_bits + sums.high_bits
+            position = self._position(m, exponent, segment_places[segment][1], whole, name=f"{segment}")
             decisions += self._windows(m, segment, position, lane_signs)
         own_decisions = [extremum.decide(m, [exponent for exponent, _ in of_segments]) for extremum in extrema]
         rounding = []
@@ -269,7 +275,8 @@ class Pack(wiring.Component):
     def _leading(self, m: Module, vector: Value, unit: Value, name: str) -> tuple[Signal, Signal]:
         """(shared exponent that the vector's leading bit asks for, place plus one of a leading bit at exponent 0).
 
-        Places count from the vector's lowest bit. A vector without a bit asks for the lowest number.
+        `unit` is the exponent of the vector's lowest bit, from which places count. A vector without a bit asks for the
+        lowest number.
         """
         sums = self.sums
         shape = signed(sums.exponent_bits + 2)
@@ -278,7 +285,7 @@ class Pack(wiring.Component):
         m.d.comb += whole.eq(vector)
         leading, found = leading_one(m, whole, name=f"leading_{name}")
         m.d.comb += [
-            base.eq(self._by_pass([sums.fraction_bits + 1 - fmt.bias for fmt in sums.formats]) - unit),
+            base.eq(self._by_pass([1 - fmt.bias for fmt in sums.formats]) - unit),
             candidate.eq(Mux(found, leading + 1 - base, -(1 << (shape.width - 1)))),
         ]
         return candidate, base
@@ -320,11 +327,9 @@ class Pack(wiring.Component):
             selected.append((exponent, Mux(self.i.backward, gradient[1], training[1])))
         return selected
 
-    def _position(self, m: Module, shared_exp: Value, base: Signal, *, name: str) -> Signal:
-        """Place of the leading significand bit plus one, within what a window can reach."""
-        sums = self.sums
-        # from here on everything rounds to zero
-        top = sums.fraction_bits + sums.low_bits + sums.high_bits + sums.man_bits + 3
+    def _position(self, m: Module, shared_exp: Value, base: Signal, bits: int, *, name: str) -> Signal:
+        """Place of the leading significand bit plus one in a sum of `bits`, within what a window can reach."""
+        top = bits + self.sums.man_bits + 3  # from here on everything rounds to zero
         place = Signal(base.shape(), name=f"place_{name}")
         position = Signal(range(top + 1), name=f"position_{name}")
         m.d.comb += [
@@ -429,7 +434,7 @@ class _Extremum:
         self._block, self._block_size = block, pack.sums.spec.activation.block_size
         self._sign = Signal(name=f"sign_{self._name}")
         m.d.comb += self._sign.eq(self._own.sum[-1])
-        magnitude = self._own.sum[:-1] ^ self._sign.replicate(pack.sums.term_bits + 1)
+        magnitude = self._own.sum[:-1] ^ self._sign.replicate(pack.sums.own_bits)
         self._candidate, self._base = pack._leading(m, magnitude, self._own.exponent, self._name)
 
     def may_be_lane(self, lane: int) -> bool:
@@ -463,7 +468,7 @@ class _Extremum:
         of_block = shared_exps[self._block * per_block : (self._block + 1) * per_block]
         shared_exp = Array(of_block)[self._own.lane // sums.segment]
         bits = sums.man_bits + 2
-        start = pack._start(m, pack._position(m, shared_exp, self._base, name=name), name=name)
+        start = pack._start(m, pack._position(m, shared_exp, self._base, sums.own_bits, name=name), name=name)
         value = Cat(Const(0, bits), self._own.sum, self._sign.replicate(pack.beyond))
         end = bits + len(self._own.sum) - 1
         dropped = _below(m, start, end, name=f"dropped_{name}")

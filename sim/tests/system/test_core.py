@@ -225,7 +225,7 @@ def corner_layers(config: Config) -> list[Layer]:
 @pytest.mark.slow
 def test_accumulators_hold_the_largest_channel() -> None:
     """2^24 elements: total, grad_total and product_total at both ends, range_total with 2^23 largest ranges."""
-    config = machine(2, 1, 2, beat=64, passes=("train", "backward"), gradient=BlockFormat(2, 1, 2), max_chunks=1)
+    config = machine(2, 1, 2, beat=16, passes=("train", "backward"), gradient=BlockFormat(2, 1, 32), max_chunks=1)
     for layer in corner_layers(config):
         simulate(config, [layer], "verilator")
 
