@@ -1,6 +1,7 @@
 # make             environment, Verilog, simulation of real activations, synthesis, report
 # make test        static checks and tests
 # make generate|simulate|synth [CONFIG=configs/paper.toml] [ARGS="--target ecp5"]
+# make test-torch  tests of the PyTorch layers, in an environment of their own with torch
 # make clean
 
 PYTHON ?= python3
@@ -11,7 +12,10 @@ NAME := $(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: report test generate simulate synth clean
+TORCH_BIN := build/venv-torch/bin
+TORCH_READY := build/venv-torch/.ready
+
+.PHONY: report test test-torch generate simulate synth clean
 .DEFAULT_GOAL := report
 
 report: $(READY)
@@ -27,6 +31,14 @@ test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-torch: $(TORCH_READY)
+	$(TORCH_BIN)/python -m pytest -n 2 pytorch/tests $(ARGS)
+
+$(TORCH_READY): pyproject.toml
+	$(PYTHON) -m venv build/venv-torch
+	$(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,torch]"
+	touch $@
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv

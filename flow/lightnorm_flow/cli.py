@@ -11,14 +11,22 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lightnorm.config import Config, ConfigError, load_config
-from lightnorm.generate import TOP, generate
+from lightnorm.generate import TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
 from .report import make_report, report_rows, report_steps
-from .simulate import MODES, check_mode, load_tensors, prepare_layers, simulate
+from .simulate import (
+    MODES,
+    check_mode,
+    compare_with_torch,
+    load_tensors,
+    prepare_layers,
+    simulate,
+    torch_layer,
+)
 from .synth import TARGETS, synthesize
 
 __all__ = ["app", "main"]
@@ -43,6 +51,9 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results.", show_default="build/<name of the configuration>")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+TopOption = Annotated[
+    Literal["core", "axi"], typer.Option("--top", help="The bare machine, or the machine on AXI buses.")
+]
 SimulatorOption = Annotated[Literal["verilator", "icarus"], typer.Option("--simulator", help="Simulator to use.")]
 TARGET_HELP = f"{', '.join(TARGETS)}, or a Liberty file (.lib, .lib.gz)"
 
@@ -91,25 +102,33 @@ def _print_json(content: Any) -> None:
 
 @app.command("generate")
 def generate_command(
-    config: ConfigOption, passes: PassesOption = None, out: OutOption = None, as_json: JsonOption = False
+    config: ConfigOption,
+    top: TopOption = "core",
+    passes: PassesOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write lightnorm.v and lightnorm.json (resolved configuration, hash, ports, latency)."""
+    """Write lightnorm.v and lightnorm.json (resolved configuration, hash, ports, latency).
+
+    With --top axi: lightnorm_axi.v and lightnorm_axi.json, its registers as a C header and as a page, an
+    instantiation, constraints, and a FuseSoC core.
+    """
     with _errors():
         built, folder = _open(config, out, passes)
         with steps(1, quiet=as_json) as step:
             step("generating the Verilog")
-            description = generate(built, folder)
+            description = generate(built, folder, top=top)
     if as_json:
         _print_json(description)
         return
     spec, implementation = built.spec, built.implementation
     print_pairs(f"{config.stem} ({description['hash']})", {
-        "Verilog": str(folder / "lightnorm.v"),
-        "description": str(folder / "lightnorm.json"),
+        "Verilog": str(folder / f"{TOPS[top]}.v"),
+        "description": str(folder / f"{TOPS[top]}.json"),
         "passes": ", ".join(implementation.passes),
         "activations": f"{spec.activation}, {spec.activation.bits_per_element:g} bits per element",
         "lanes": str(built.lanes),
-        "beat": f"{description['ports']['i_x__payload']['width']} bits",
+        "beat": f"{built.lanes * spec.activation.bits_per_element:g} bits",
         "buffer": f"{built.buffer_beats:,} beats",
     })  # fmt: skip
 
@@ -135,6 +154,10 @@ def simulate_command(
     eps: Annotated[float, typer.Option(help="Added to sigma.")] = 1e-5,
     momentum: Annotated[float, typer.Option(help="Of the running statistics.")] = 0.1,
     chunks: Annotated[int, typer.Option(help="Pieces of a channel whose ranges are averaged.")] = 16,
+    from_torch: Annotated[
+        Path | None, typer.Option(help="A checkpoint: its layer's parameters and running statistics; needs PyTorch.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Of the checkpoint, such as features.1.")] = None,
     passes: PassesOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -142,7 +165,7 @@ def simulate_command(
     """Run the emitted Verilog on a tensor and compare every output bit with the golden model.
 
     Writes output.npy and simulate.json; in backward the output is the input's gradient, in a step it is in
-    grad_input.npy.
+    grad_input.npy. With --from-torch also compares with the PyTorch layer, and writes the layer's tensors.
     """
     files = {
         "x": x, "weight": weight, "bias": bias, "running_mean": running_mean, "running_sigma": running_sigma,
@@ -151,6 +174,8 @@ def simulate_command(
     with _errors():
         built, folder = _open(config, out, passes)
         check_mode(built, mode, files)
+        if from_torch is not None or layer is not None:
+            files |= torch_layer(from_torch, layer, files, folder / "layer")
         tensors = load_tensors(built, files)
         with steps(4, quiet=as_json) as step:
             step("computing the golden model")
@@ -160,6 +185,8 @@ def simulate_command(
             outcomes = simulate(
                 layers, folder, simulator=simulator, stalls=stalls, seed=seed, waves=waves, step=step
             )
+        if from_torch is not None:
+            compare_with_torch(outcomes, built, tensors, eps=eps, momentum=momentum, chunks=chunks)
         reports = [outcome.report for outcome in outcomes]
         content = reports[0] if len(reports) == 1 else _combined(mode, reports)
         names = ("output.npy", "grad_input.npy")
@@ -171,7 +198,9 @@ def simulate_command(
         else:
             _print_simulation(config, reports)
             print(", ".join(str(folder / name) for name in (*names[: len(outcomes)], "simulate.json")))
-        if wrong := [outcome.mismatch for outcome in outcomes if outcome.mismatch]:
+        wrong = [outcome.mismatch for outcome in outcomes if outcome.mismatch]
+        wrong += [f"{r['mode']}: differs from the PyTorch layer" for r in reports if not r.get("equals_torch", True)]
+        if wrong:
             raise SimulationError("\n".join(wrong))
 
 
@@ -187,10 +216,17 @@ def _combined(mode: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _equals_torch(reports: list[dict[str, Any]]) -> list[list[str]]:
+    """A row, if the PyTorch layer was asked."""
+    said = [report["equals_torch"] for report in reports if "equals_torch" in report]
+    return [["equals the PyTorch layer", *("yes" if equal else "NO" for equal in said)]] if said else []
+
+
 def _print_simulation(config: Path, reports: list[dict[str, Any]]) -> None:
     labels = {"elements": "elements", "beats": "beats", "cycles": "cycles", "latency": "latency, cycles"}
     rows = [
         ["bit-exact", *("yes" if report["bit_exact"] else "NO" for report in reports)],
+        *_equals_torch(reports),
         ["passes", *("2" if report["two_pass"] else "1" for report in reports)],
         *([label, *(number(report[key]) for report in reports)] for key, label in labels.items()),
         ["bits moved per element", *(f"{report['bits_per_element']:.2f}" for report in reports)],
@@ -205,6 +241,7 @@ def synth_command(
     config: ConfigOption,
     target: Annotated[str, typer.Option(help=TARGET_HELP[0].upper() + TARGET_HELP[1:] + ".")] = "generic",
     unit: Annotated[str | None, typer.Option(help="Only this stage, such as apply.", show_default="all")] = None,
+    top: TopOption = "core",
     passes: PassesOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -215,10 +252,11 @@ def synth_command(
         _check_target(target)
         with steps(3, quiet=as_json) as step:
             step("generating the Verilog")
-            generate(built, folder)
+            generate(built, folder, top=top)
             result = synthesize(
-                folder / f"{TOP}.v", top=TOP, target=target, out_dir=folder, lanes=built.lanes, unit=unit, progress=step
-            )
+                folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, lanes=built.lanes, unit=unit,
+                progress=step,
+            )  # fmt: skip
     if as_json:
         _print_json(result)
         return

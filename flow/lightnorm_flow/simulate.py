@@ -17,7 +17,9 @@ from lightnorm_sim.layer import Layer, Tensors, compare, output_tensor, prepare,
 from .console import Step
 from .files import load_tensor
 
-__all__ = ["MODES", "Outcome", "check_mode", "load_tensors", "prepare_layers", "simulate"]
+__all__ = [
+    "MODES", "Outcome", "check_mode", "compare_with_torch", "load_tensors", "prepare_layers", "simulate", "torch_layer",
+]  # fmt: skip
 
 MODES = {"train": ("train",), "infer": ("infer",), "backward": ("backward",), "step": ("train", "backward")}
 """Runs of each mode of the command; a step is a layer's training step, forward and then backward."""
@@ -71,6 +73,38 @@ def load_tensors(config: Config, files: Mapping[str, Path | None], *, option: st
         named = f"{option or '--running-sigma'} {files['running_sigma']}"
         raise ValueError(f"{named} must not be negative; channel {bad} is {sigma[bad]}")
     return Tensors(**loaded)
+
+
+def torch_layer(
+    checkpoint: Path | None, layer: str | None, files: Mapping[str, Path | None], folder: Path
+) -> dict[str, Path]:
+    """Files, written to the folder, of a checkpoint's layer, by the names of `Tensors`. Raises ValueError."""
+    if checkpoint is None or layer is None:
+        raise ValueError("--from-torch and --layer go together: a checkpoint, and the name of a layer in it")
+    if given := [name for name in ("weight", "bias", "running_mean", "running_sigma") if files.get(name) is not None]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"--from-torch already gives what {options} would")
+    exported: dict[str, Path] = _torch().export_layer(checkpoint, layer, folder)
+    return exported
+
+
+def compare_with_torch(
+    outcomes: Sequence[Outcome], config: Config, tensors: Tensors, *, eps: float, momentum: float, chunks: int
+) -> None:
+    """Hold every output against the PyTorch layer's: `equals_torch` of its report."""
+    runs = [outcome.report["mode"] for outcome in outcomes]
+    expected = _torch().run_layer(runs, vars(tensors), config.spec, eps=eps, momentum=momentum, chunks=chunks)
+    for outcome, values in zip(outcomes, expected, strict=True):
+        outcome.report["equals_torch"] = bool(np.array_equal(outcome.output, values))
+
+
+def _torch() -> Any:
+    """The bridge to PyTorch, which is an optional extra."""
+    try:
+        from lightnorm_torch import checkpoint
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--from-torch needs PyTorch, pip install 'lightnorm[torch]': {error}") from None
+    return checkpoint
 
 
 def prepare_layers(

@@ -47,13 +47,16 @@ class Core(wiring.Component):
     o : the same, `last` (top bit) closing a channel, padding zero; in backward gradients, in the lowest bits.
     i_parameters, o_results : per channel, the words of `program.PARAMETERS` and `program.RESULTS`.
     o_nonfinite : a parameter word was NaN or infinite and is read as 0.
+    o_last, o_lane_valid, o_starving, o_saturated : only where `observed`. Of the beat on offer, whether it is its
+        channel's last (of either pass) and which elements are not padding; the machine waits for beats; how many
+        elements of the beat being taken from `o` saturated.
 
     One beat per cycle. The output of a channel starts `coefficients.latency` + 5 cycles after its last beat was taken
     (in inference 5 cycles after its first).
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, *, observed: bool = False) -> None:
+        self.config, self.observed = config, observed
         spec, passes = config.spec, config.implementation.passes
         self.passes = passes
         self.backward = "backward" in passes
@@ -78,6 +81,13 @@ class Core(wiring.Component):
             "o_results": Out(stream.Signature(32)),
             "o": Out(stream.Signature(output_layout(self.sums.beat_bits(config.lanes)))),
         }
+        if observed:
+            ports |= {
+                "o_last": Out(1),
+                "o_lane_valid": Out(config.lanes),
+                "o_starving": Out(1),
+                "o_saturated": Out(range(config.lanes + 1)),
+            }
         super().__init__(ports)
 
     @property
@@ -217,4 +227,11 @@ class Core(wiring.Component):
         connect(m, flipped(self.i_parameters), coefficients.i_parameters)
         connect(m, coefficients.o_results, flipped(self.o_results))
         connect(m, pack.o, flipped(self.o))
+        if self.observed:
+            m.d.comb += [
+                self.o_last.eq(position.o_last),
+                self.o_lane_valid.eq(position.o_lane_valid),
+                self.o_starving.eq(free & (buffer_ready | ~to_apply) & ~arrived),
+                self.o_saturated.eq(pack.o_saturated),
+            ]
         return m

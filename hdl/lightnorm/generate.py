@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import Signal
 from amaranth.lib import wiring
 
+from .bus.documents import beat_bytes, c_header, register_page, system_rdl
+from .bus.package import fusesoc_core, instance_template, sdc, with_attributes, xdc
+from .bus.registers import WORD_BYTES
+from .bus.top import LightNorm
 from .config import Config
 from .core import Core
 from .yosys import run_yosys, yosys_version
 
-__all__ = ["TOP", "generate"]
+__all__ = ["TOP", "TOPS", "generate"]
 
 TOP = "lightnorm"
+TOPS = {"core": TOP, "axi": f"{TOP}_axi"}
+"""What can be generated, and the name of its module: the bare machine, or the machine on AXI buses."""
 
 HEADER = """\
 // LightNorm {version}: batch normalization in block floating point. Generated: change the configuration, not this file.
@@ -116,27 +121,79 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _ports(core: Core) -> list[Signal]:
-    return [value for _, _, value in core.signature.flatten(core)]
+def _ports(component: Core | LightNorm) -> dict[str, dict[str, Any]]:
+    """Direction and width of each port of the Verilog module."""
+    clocked = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
+    ports = clocked if isinstance(component, Core) else {}
+    for path, member, value in component.signature.flatten(component):
+        direction = "input" if member.flow is wiring.In else "output"
+        width = len(value.as_value() if hasattr(value, "as_value") else value)
+        ports["__".join(map(str, path))] = {"direction": direction, "width": width}
+    return ports
 
 
-def generate(config: Config, out_dir: Path) -> dict[str, Any]:
-    """Write `lightnorm.v` and `lightnorm.json` into `out_dir` and return the description.
-
-    The Verilog is plain Verilog-2005 with one clock `clk` and a synchronous reset `rst`, the same bytes every time. The
-    description has the resolved configuration and its hash, every port, and the latency of the coefficients by pass.
-    Raises ToolError where Yosys is missing or fails; nothing is left half-written.
-    """
-    core = Core(config)
-    text = rtlil.convert(core, name=TOP, emit_src=False)
-    out_dir.mkdir(parents=True, exist_ok=True)
+def _verilog(component: Core | LightNorm, name: str, log: Path) -> str:
+    text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
         work = Path(directory)
         (work / "design.il").write_text(text, encoding="utf-8")
         (work / "widen.v").write_text(WIDEN, encoding="utf-8")
-        run_yosys(SCRIPT, log=out_dir / "generate.log", cwd=work)
+        run_yosys(SCRIPT, log=log, cwd=work)
         verilog = (work / "design.v").read_text(encoding="utf-8")
-    body = _with_defaults(verilog.split("\n", 1)[1].lstrip("\n"))  # the first line names Yosys and its build
+    return _with_defaults(verilog.split("\n", 1)[1].lstrip("\n"))  # the first line names Yosys and its build
+
+
+def _bus_files(component: LightNorm, name: str, ports: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What an integrator needs beside the Verilog."""
+    config, registers = component.config, component.registers
+    return {
+        "lightnorm_registers.h": c_header(config, registers),
+        "registers.md": register_page(config, registers),
+        "registers.rdl": system_rdl(config, registers),
+        f"{name}_instance.v": instance_template(name, ports),
+        f"{name}.sdc": sdc(ports),
+        f"{name}.xdc": xdc(name),
+        f"{name}.core": fusesoc_core(name, _version(), f"{name}.v", f"{name}.xdc"),
+    }
+
+
+def _bus_description(component: LightNorm) -> dict[str, Any]:
+    """Registers and beats, for drivers that do not have this package."""
+    registers = component.registers
+    return {
+        "registers": {
+            register.name: {
+                "offset": register.offset,
+                "fields": {field.name: {"low": field.low, "bits": field.bits} for field in register.fields},
+            }
+            for register in registers.registers
+        },
+        "window": {
+            "offset": registers.window,
+            "channels": registers.channels,
+            "record_bytes": WORD_BYTES * registers.record,
+            "words": {name: WORD_BYTES * slot for slot, name, _ in registers.slots},
+        },
+        "beat_bytes": beat_bytes(component.config),
+    }
+
+
+def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, Any]:
+    """Write a configuration's Verilog and its description into `out_dir`, and return the description.
+
+    `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`) or "axi"
+    (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, in SystemRDL and as a page,
+    instantiation, constraints, FuseSoC). The Verilog is plain Verilog-2005, the same bytes every time. The description
+    has the resolved configuration and its hash, every port, and the latency of the coefficients by pass; of "axi" also
+    registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails; nothing is left
+    half-written.
+    """
+    if top not in TOPS:
+        raise ValueError(f"top must be {' or '.join(TOPS)}, not {top!r}")
+    name = TOPS[top]
+    component = Core(config) if top == "core" else LightNorm(config)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    body = _verilog(component, name, out_dir / "generate.log")
     resolved = config.resolved()
     built = config.implementation
     header = HEADER.format(
@@ -146,15 +203,10 @@ def generate(config: Config, out_dir: Path) -> dict[str, Any]:
         f" passes {', '.join(built.passes)}",
         config=json.dumps(resolved, sort_keys=True),
     )
-    ports = {"clk": {"direction": "input", "width": 1}, "rst": {"direction": "input", "width": 1}}
-    for path, member, value in core.signature.flatten(core):
-        direction = "input" if member.flow is wiring.In else "output"
-        ports["__".join(map(str, path))] = {
-            "direction": direction,
-            "width": len(value.as_value() if hasattr(value, "as_value") else value),
-        }
+    ports = _ports(component)
+    core = component if isinstance(component, Core) else component.core
     description = {
-        "name": TOP,
+        "name": name,
         "hash": config.hash,
         "config": resolved,
         "lanes": config.lanes,
@@ -162,8 +214,15 @@ def generate(config: Config, out_dir: Path) -> dict[str, Any]:
         "latency": {"coefficients": core.coefficients.latency},
         "tools": {"lightnorm": _version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
     }
-    for name, content in (("lightnorm.v", header + body), ("lightnorm.json", json.dumps(description, indent=2) + "\n")):
-        unfinished = out_dir / f".{name}.unfinished"
+    files = {}
+    if isinstance(component, LightNorm):
+        attributes = {port: getattr(component, port).attrs for port in ports if getattr(component, port).attrs}
+        body = with_attributes(body, name, attributes)
+        description |= _bus_description(component)
+        files = _bus_files(component, name, ports)
+    files |= {f"{name}.v": header + body, f"{name}.json": json.dumps(description, indent=2) + "\n"}
+    for file, content in files.items():
+        unfinished = out_dir / f".{file}.unfinished"
         unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(out_dir / name)
+        unfinished.replace(out_dir / file)
     return description

@@ -66,7 +66,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def quick_generate(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the generator: ports, but no machine."""
 
-    def generate(config: Config, out_dir: Path) -> dict[str, Any]:
+    def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, Any]:
         out_dir.mkdir(parents=True, exist_ok=True)
         names = {"clk": "input", "rst": "input", "i_run_valid": "input", "o_run_ready": "output"}
         ports = {name: {"direction": direction, "width": 1} for name, direction in names.items()}
@@ -107,7 +107,7 @@ def test_wrong_configuration_is_reported_whole(place: Place, command: tuple[str,
     assert refuse(place, *command, "--config", "{}/c.toml", "--out", "{}/out").splitlines() == [
         "{}/c.toml: 3 problem(s)",
         "  arithmetic.activation.man_bits must be an integer between 1 and 10, not 12",
-        "  implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks",
+        "  implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks, max_channels",
         "  implementation.max_chunks must be an integer between 1 and 65536, not 0",
     ]
 

@@ -57,7 +57,8 @@ def test_the_hash_is_of_the_meaning(tmp_path: Path) -> None:
         ),
         (
             GOOD + "[implementation]\nlanes = 4\n",
-            "implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks",
+            "implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks,"
+            " max_channels",
         ),
         (
             GOOD.replace("block_size = 16 }", "block_size = 16, size = 2 }", 1),
