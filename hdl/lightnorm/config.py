@@ -13,9 +13,10 @@ from typing import Any
 from lightnorm_golden.formats import BlockFormat
 from lightnorm_golden.spec import GAINS, MAX_ELEMENTS, NormSpec
 
-__all__ = ["PASSES", "Config", "ConfigError", "Implementation", "load_config"]
+__all__ = ["PASSES", "PIPELINES", "Config", "ConfigError", "Implementation", "load_config"]
 
 PASSES = ("train", "infer", "backward")
+PIPELINES = ("short", "deep")
 
 
 class ConfigError(ValueError):
@@ -30,6 +31,7 @@ class Implementation:
     `buffer_blocks`: activation blocks held on chip (0: no buffer, training takes two passes over its input); a multiple
     of blocks_per_beat. `max_chunks`: most chunks per channel in backward, which keeps a record of each. `max_channels`:
     most channels of a run of the AXI build, which holds their parameters and results; the bare core has no such limit.
+    `pipeline`: "short" for the least area, "deep" for some three times the clock with more registers and latency.
     """
 
     passes: tuple[str, ...] = ("train", "infer")
@@ -37,6 +39,7 @@ class Implementation:
     buffer_blocks: int = 4096
     max_chunks: int = 16
     max_channels: int = 256
+    pipeline: str = "short"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Config:
     @property
     def buffer_beats(self) -> int:
         return self.implementation.buffer_blocks // self.implementation.blocks_per_beat
+
+    @property
+    def deep(self) -> bool:
+        """Whether every rank of pipeline registers is built."""
+        return self.implementation.pipeline == "deep"
 
     def has(self, name: str) -> bool:
         """Whether the build includes the pass `name`."""
@@ -97,6 +105,8 @@ def _check_implementation(spec: NormSpec, built: Implementation) -> list[str]:
     ):
         shown = list(passes) if isinstance(passes, tuple) else passes
         problems.append(f"implementation.passes must list one or more of {', '.join(PASSES)}, each once, not {shown!r}")
+    if built.pipeline not in PIPELINES:
+        problems.append(f"implementation.pipeline must be one of {', '.join(PIPELINES)}, not {built.pipeline!r}")
     beats_ok = integer("blocks_per_beat", 1, 64)
     buffer_ok = integer("buffer_blocks", 0, MAX_ELEMENTS)
     integer("max_chunks", 1, 1 << 16)

@@ -16,13 +16,14 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .config import Config
-from .datapath.apply import Apply, SumFormat
+from .datapath.apply import Apply
 from .datapath.beat import beat_layout, output_layout
 from .datapath.buffer import Buffer, split_beat
 from .datapath.coefficients import MODES, Coefficients
 from .datapath.extrema import Extrema
 from .datapath.pack import Pack
 from .datapath.reduce import Reduce
+from .datapath.sums import SumFormat
 from .datapath.unpack import CHANNEL_BITS, ELEMENT_BITS, Position, mark_padding
 
 __all__ = ["Core"]
@@ -62,7 +63,7 @@ class Core(wiring.Component):
         self.backward = "backward" in passes
         applied = [spec.activation] * (passes != ("backward",)) + [spec.gradient] * self.backward
         self.sums = SumFormat(spec, tuple(applied), self.backward)
-        self.coefficients = Coefficients(spec=spec, passes=passes)
+        self.coefficients = Coefficients(spec=spec, passes=passes, deep=config.deep)
         ports = {
             "i_run_valid": In(1),
             "o_run_ready": Out(1),
@@ -102,8 +103,8 @@ class Core(wiring.Component):
         blocks = lanes // fmt.block_size
         position = m.submodules.unpack = Position(fmt=fmt, lanes=lanes, chunks=self.reduces)
         coefficients = m.submodules.coefficients = self.coefficients
-        apply = m.submodules.apply = Apply(sums=self.sums, lanes=lanes, terms=coefficients.terms)
-        pack = m.submodules.pack = Pack(sums=self.sums, lanes=lanes)
+        apply = m.submodules.apply = Apply(sums=self.sums, lanes=lanes, terms=coefficients.terms, deep=config.deep)
+        pack = m.submodules.pack = Pack(sums=self.sums, lanes=lanes, deep=config.deep)
 
         # where the next beat belongs
         infer, backward = Signal(), Signal()
@@ -182,7 +183,7 @@ class Core(wiring.Component):
             m.d.sync += waiting.eq(1)
         m.d.comb += coefficients.i_request.eq(waiting)
         if self.reduces:
-            reduce = m.submodules.reduce = Reduce(spec=spec, lanes=lanes, backward=self.backward)
+            reduce = m.submodules.reduce = Reduce(spec=spec, lanes=lanes, backward=self.backward, deep=config.deep)
             m.d.comb += [
                 reduce.i.eq(beats[0]),
                 reduce.i_valid.eq(accept & to_reduce),
@@ -198,7 +199,10 @@ class Core(wiring.Component):
             ]
         if self.backward:
             extrema = m.submodules.extrema = Extrema(
-                fmt=fmt, blocks=blocks, max_chunks=config.implementation.max_chunks
+                fmt=fmt,
+                blocks=blocks,
+                max_chunks=config.implementation.max_chunks,
+                on_the_way=int(config.deep),
             )
             m.d.comb += [
                 reduce.i_grad.eq(grad),

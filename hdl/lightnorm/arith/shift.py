@@ -7,14 +7,15 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 __all__ = ["normalize", "shift_left", "shift_right_sticky"]
 
 
-def shift_left(m: Module, value: Value, amount: Value, width: int, *, name: str) -> Signal:
-    """value << amount, kept to `width` bits; keeps the sign of a signed value. Short steps first, on few bits."""
+def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int = 1, name: str) -> Signal:
+    """value << (amount * unit), kept to `width` bits; keeps the sign of a signed value. Short steps first, on few bits."""
     is_signed = value.shape().signed
     current = value
     for bit in range(len(amount)):
-        reach = min(width, len(current) + (1 << bit))
-        step = Signal(Shape(reach, is_signed), name=f"{name}_by_{1 << bit}")
-        m.d.comb += step.eq(Mux(amount[bit], current << (1 << bit), current))
+        size = unit << bit
+        reach = min(width, len(current) + size)
+        step = Signal(Shape(reach, is_signed), name=f"{name}_by_{size}")
+        m.d.comb += step.eq(Mux(amount[bit], current << size, current))
         current = step
     shifted = Signal(Shape(width, is_signed), name=f"{name}_out")
     m.d.comb += shifted.eq(current)

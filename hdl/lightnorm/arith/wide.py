@@ -12,10 +12,11 @@ from amaranth.lib.wiring import In, Out
 
 from lightnorm_golden.formats import WideFormat
 
+from .rank import Rank
 from .rounding import round_up
 from .shift import normalize, shift_right_sticky
 
-__all__ = ["Adder", "FromFloat32", "Rounder", "significand", "unrounded_layout", "wide_layout"]
+__all__ = ["Adder", "FromFloat32", "Order", "Rounder", "significand", "unrounded_layout", "wide_layout"]
 
 EXPONENT_BITS = 11
 
@@ -40,17 +41,24 @@ def unrounded_layout(fmt: WideFormat) -> data.StructLayout:
     )
 
 
-class Adder(wiring.Component):
-    """a + b, or a - b if `i_negate_b`, exact but for bits that only matter as sticky; combinational."""
+class Order(wiring.Component):
+    """Orders the operands of an addition by magnitude, or keeps them as they are; combinational.
+
+    `i_negate_b` flips the sign of b. `o_places`: how far the smaller must be shifted down to the larger.
+    """
 
     def __init__(self, *, fmt: WideFormat) -> None:
         self.format = fmt
+        wide = wide_layout(fmt)
         super().__init__(
             {
-                "i_a": In(wide_layout(fmt)),
-                "i_b": In(wide_layout(fmt)),
+                "i_a": In(wide),
+                "i_b": In(wide),
                 "i_negate_b": In(1),
-                "o": Out(unrounded_layout(fmt)),
+                "i_keep": In(1),
+                "o_large": Out(wide),
+                "o_small": Out(wide),
+                "o_places": Out(range(fmt.significand_bits + 4)),
             }
         )
 
@@ -58,29 +66,49 @@ class Adder(wiring.Component):
         m = Module()
         fmt, a, b = self.format, self.i_a, self.i_b
         swap = Signal()
-        large, small = Signal(wide_layout(fmt)), Signal(wide_layout(fmt))
-        large_sign, subtract = Signal(), Signal()
-        m.d.comb += [
-            swap.eq(Cat(b.fraction, b.exponent) > Cat(a.fraction, a.exponent)),
-            large.eq(Mux(swap, b.as_value(), a.as_value())),
-            small.eq(Mux(swap, a.as_value(), b.as_value())),
-            large_sign.eq(Mux(swap, b.sign ^ self.i_negate_b, a.sign)),
-            subtract.eq(a.sign ^ b.sign ^ self.i_negate_b),
-        ]
+        negated = Signal(wide_layout(fmt))
+        ahead, behind, distance = Signal(fmt.exp_bits), Signal(fmt.exp_bits), Signal(fmt.exp_bits)
         # three bits below the last place are enough: two that a normalization can bring up, and one sticky
-        distance = Signal(fmt.exp_bits)
-        places = Signal(range(fmt.significand_bits + 4))
+        most = fmt.significand_bits + 3
         m.d.comb += [
-            distance.eq(large.exponent - small.exponent),
-            places.eq(Mux(distance > fmt.significand_bits + 3, fmt.significand_bits + 3, distance)),
+            negated.eq(Cat(b.fraction, b.exponent, b.sign ^ self.i_negate_b)),
+            swap.eq((Cat(b.fraction, b.exponent) > Cat(a.fraction, a.exponent)) & ~self.i_keep),
+            self.o_large.eq(Mux(swap, negated.as_value(), a.as_value())),
+            self.o_small.eq(Mux(swap, a.as_value(), negated.as_value())),
+            ahead.eq(a.exponent - b.exponent),
+            behind.eq(b.exponent - a.exponent),
+            distance.eq(Mux(swap, behind, ahead)),
+            self.o_places.eq(Mux(distance > most, most, distance)),
         ]
+        return m
+
+
+class Adder(wiring.Component):
+    """The sum of two ordered numbers (see `Order`), exact but for bits that only matter as sticky; combinational."""
+
+    def __init__(self, *, fmt: WideFormat) -> None:
+        self.format = fmt
+        super().__init__(
+            {
+                "i_large": In(wide_layout(fmt)),
+                "i_small": In(wide_layout(fmt)),
+                "i_places": In(range(fmt.significand_bits + 4)),
+                "o": Out(unrounded_layout(fmt)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        fmt, large, small = self.format, self.i_large, self.i_small
+        subtract = Signal()
         wide_small = Cat(Const(0, 3), significand(small))
-        shifted, sticky = shift_right_sticky(m, wide_small, places, name="align")
+        shifted, sticky = shift_right_sticky(m, wide_small, self.i_places, name="align")
         aligned, total = Signal(len(wide_small)), Signal(len(wide_small) + 1)
         m.d.comb += [
+            subtract.eq(large.sign ^ small.sign),
             aligned.eq(shifted | sticky),
             total.eq(Cat(Const(0, 3), significand(large)) + (aligned ^ subtract.replicate(len(total))) + subtract),
-            self.o.sign.eq(large_sign),
+            self.o.sign.eq(large.sign),
             self.o.magnitude.eq(total << (len(self.o.magnitude) - len(total))),
             self.o.exponent.eq(large.exponent + 1),
         ]
@@ -88,25 +116,34 @@ class Adder(wiring.Component):
 
 
 class Rounder(wiring.Component):
-    """Normalizes and rounds to the wide format, or to the scale's shorter fraction; combinational.
+    """Normalizes and rounds to the wide format, or to the scale's shorter fraction.
 
+    Combinational; `deep` takes a cycle that ends when `i_advance` says so, between the two. `i_scale` belongs to the
+    second.
     RNE; below 2^-126 after rounding +0; above the largest finite value that value (arithmetic specification, section
     1).
     """
 
-    def __init__(self, *, fmt: WideFormat, scale: WideFormat) -> None:
-        self.format, self.scale = fmt, scale
-        super().__init__({"i": In(unrounded_layout(fmt)), "i_scale": In(1), "o": Out(wide_layout(fmt))})
+    def __init__(self, *, fmt: WideFormat, scale: WideFormat, deep: bool) -> None:
+        self.format, self.scale, self.deep = fmt, scale, deep
+        super().__init__(
+            {"i": In(unrounded_layout(fmt)), "i_advance": In(1), "i_scale": In(1), "o": Out(wide_layout(fmt))}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt = self.format
-        shifted, places = normalize(m, self.i.magnitude, name="normalize")
+        normalized, places = normalize(m, self.i.magnitude, name="normalize")
+        leading_exponent = Signal(signed(EXPONENT_BITS + 1))
+        m.d.comb += leading_exponent.eq(self.i.exponent - places)
+        rank = Rank(m, "normalized", Const(1), advance=self.i_advance, built=self.deep)
+        shifted, leading_exponent = rank.keep(normalized, "shifted"), rank.keep(leading_exponent, "exponent")
+        sticky, sign = rank.keep(self.i.sticky, "sticky"), rank.keep(self.i.sign, "sign")
         low = fmt.man_bits - self.scale.man_bits  # bits of the significand that a scale does not have
 
         def decision(bits: int) -> Value:
             dropped = shifted[: len(shifted) - bits]
-            return round_up(shifted[-bits], dropped[-1], dropped[:-1].any() | self.i.sticky)
+            return round_up(shifted[-bits], dropped[-1], dropped[:-1].any() | sticky)
 
         kept, increment = Signal(fmt.significand_bits), Signal()
         filler, rounded = Signal(fmt.significand_bits), Signal(fmt.significand_bits + 1)
@@ -117,7 +154,7 @@ class Rounder(wiring.Component):
             rounded.eq((kept | filler) + increment),
         ]
         exponent = Signal(signed(EXPONENT_BITS + 1))
-        m.d.comb += exponent.eq(self.i.exponent - places + rounded[-1])
+        m.d.comb += exponent.eq(leading_exponent + rounded[-1])
         overflow, flush = Signal(), Signal()
         largest = (1 << fmt.exp_bits) - 2
         m.d.comb += [
@@ -127,7 +164,7 @@ class Rounder(wiring.Component):
                 Mux(flush, 0, (rounded[: fmt.man_bits] | overflow.replicate(fmt.man_bits)) & ~filler[: fmt.man_bits])
             ),
             self.o.exponent.eq(Mux(flush, 0, Mux(overflow, largest, exponent[: fmt.exp_bits]))),
-            self.o.sign.eq(self.i.sign & ~flush),
+            self.o.sign.eq(sign & ~flush),
         ]
         return m
 

@@ -21,209 +21,114 @@ has two more, which add the element's product to its term as floating-point numb
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lightnorm_golden.formats import BlockFormat
-from lightnorm_golden.spec import NormSpec
-
-from ..arith.shift import normalize, shift_left, shift_right_sticky
-from ..arith.wide import significand, wide_layout
-from .beat import beat_layout, head_layout, lanes_layout
+from ..arith.shift import shift_right_sticky
+from ..arith.wide import significand
+from .beat import head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
 from .extrema import marks_layout
+from .own_sum import OwnSum
+from ..arith.rank import Rank
+from .sums import SumFormat
 
-__all__ = ["Apply", "SumFormat"]
-
-GUARD_BITS = 4
-"""Of a sum of two: where it loses bits below them to the sticky last one, at most three leading bits can cancel."""
-
-
-@dataclass(frozen=True)
-class SumFormat:
-    """Widths of the exact sums of a machine that applies to each of `formats`: to the first in training and inference,
-    to the last in backward. `extrema`: whether some elements have terms of their own."""
-
-    spec: NormSpec
-    formats: tuple[BlockFormat, ...]
-    extrema: bool
-
-    @property
-    def man_bits(self) -> int:
-        """Significands of shorter formats are aligned to this one."""
-        return max(fmt.man_bits for fmt in self.formats)
-
-    @property
-    def product_bits(self) -> int:
-        return self.man_bits + 1 + self.spec.scale.significand_bits
-
-    @property
-    def exp_bits(self) -> int:
-        return max(fmt.exp_bits for fmt in self.formats)
-
-    @property
-    def low_bits(self) -> int:
-        return self.product_bits + 1
-
-    @property
-    def far_distance(self) -> int:
-        """Places from the product's last bit to the term's from which on products only matter by their sign."""
-        return self.product_bits + max(0, self.man_bits + 3 - self.spec.coef.man_bits)
-
-    @property
-    def fraction_bits(self) -> int:
-        """Enough that a term of at least half the smallest nonzero product is exact, and a rounding position is 2
-        above."""
-        return max(
-            self.spec.coef.man_bits - self.spec.scale.man_bits + 1, self.man_bits - self.spec.scale.man_bits + 5, 1
-        )
-
-    @property
-    def term_bits(self) -> int:
-        """Magnitude of an aligned term, fraction included."""
-        return self.fraction_bits + self.far_distance + self.spec.coef.significand_bits
-
-    @property
-    def high_bits(self) -> int:
-        """Signed."""
-        return self.term_bits + 1 - self.fraction_bits - self.low_bits + 1
-
-    @property
-    def own_bits(self) -> int:
-        """Magnitude of an `OwnSum`."""
-        return max(self.product_bits, self.spec.coef.significand_bits) + GUARD_BITS + 1
-
-    @property
-    def exponent_bits(self) -> int:
-        """Signed: of every exponent of a last bit, and of their differences."""
-        spec = self.spec
-        largest_scale = 255 - spec.scale.bias - spec.scale.man_bits
-        products = [fmt.max_shared_exp - fmt.bias - self.man_bits + largest_scale for fmt in self.formats]
-        products += [-fmt.bias - self.man_bits - spec.scale.bias - spec.scale.man_bits for fmt in self.formats]
-        terms = [255 - spec.coef.bias - spec.coef.man_bits, -spec.coef.bias - spec.coef.man_bits]
-        extremes = [*products, *terms, min(terms) - self.far_distance, min(products) - self.man_bits - self.own_bits]
-        extremes += [term - product for term in terms for product in products]
-        return 1 + max(abs(extreme) for extreme in extremes).bit_length()
-
-    @property
-    def segment(self) -> int:
-        """Lanes that share a block in every format, and are of one chunk if there are extrema."""
-        recorded = (self.spec.activation,) if self.extrema else ()
-        return math.gcd(*(fmt.block_size for fmt in (*self.formats, *recorded)))
-
-    def beat_bits(self, lanes: int) -> int:
-        """Of a packed beat of any of the formats."""
-        return max(beat_layout(fmt, lanes).size for fmt in self.formats)
-
-    def layout(self, lanes: int) -> data.StructLayout:
-        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent.
-
-        Per activation block, elements of a chunk's extrema: sum * 2^exponent."""
-        shared = data.StructLayout(
-            {
-                "fraction": self.fraction_bits,
-                "high": signed(self.high_bits),
-                "exponent": signed(self.exponent_bits),
-            }
-        )
-        lane = data.StructLayout({"low": signed(self.low_bits + 1), "valid": 1})
-        fields: dict[str, Any] = {
-            "segments": data.ArrayLayout(shared, lanes // self.segment),
-            "lanes": data.ArrayLayout(lane, lanes),
-            "backward": 1,
-            "last": 1,
-        }
-        if self.extrema:
-            own = data.StructLayout(
-                {
-                    "sum": signed(self.own_bits + 1),
-                    "exponent": signed(self.exponent_bits),
-                    "valid": 1,
-                    "lane": range(self.spec.activation.block_size),
-                }
-            )
-            blocks = lanes // self.spec.activation.block_size
-            fields["extrema"] = data.ArrayLayout(data.StructLayout({"max": own, "min": own}), blocks)
-        return data.StructLayout(fields)
+__all__ = ["Apply"]
 
 
-class Placement(wiring.Component):
-    """Where a term lies among the products of its lanes; combinational.
+class ChannelExponents(wiring.Component):
+    """What all beats of a channel have in common of their exponents; combinational.
 
-    With a nonzero product among them, the term's significand goes `o_places` below the highest position, and
-    `o_exponent` is the exponent of the unit; without one the term is at the highest position and `o_alone` is.
-    `o_products` is the exponent of the products' last bits.
+    `o_alone` is the exponent of the unit where the term is at its highest position, far above every product or without
+    any. `o_scale` plus a shared exponent is the exponent of the products' last bits, `o_above` plus a shared exponent how far
+    that is above `o_alone`, and `o_limit` the most that matters of it.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
         self.sums = sums
+        shape = signed(sums.exponent_bits)
         super().__init__(
             {
                 "i_scale_exponent": In(sums.spec.coef.exp_bits),
-                "i_shared_exp": In(sums.exp_bits),
-                "i_backward": In(1),
                 "i_term_exponent": In(sums.spec.coef.exp_bits),
-                "o_products": Out(signed(sums.exponent_bits)),
-                "o_places": Out(range(sums.term_bits + 1)),
-                "o_exponent": Out(signed(sums.exponent_bits)),
-                "o_alone": Out(signed(sums.exponent_bits)),
+                "i_backward": In(1),
+                **{f"o_{name}": Out(shape) for name in ("alone", "scale", "above", "limit")},
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sums, spec, bits = self.sums, self.sums.spec, self.sums.exponent_bits
-        offsets = [fmt.bias + sums.man_bits for fmt in sums.formats]
-        offset: Value = Const(offsets[0])
-        if len(offsets) > 1:
-            offset = Mux(self.i_backward, offsets[1], offsets[0])
-        scaled_exponent, limit = Signal(signed(bits)), Signal(signed(bits))
-        product_exponent, term_exponent = Signal(signed(bits)), Signal(signed(bits))
+        sums, spec = self.sums, self.sums.spec
+        shape = signed(sums.exponent_bits)
+
+        def by_pass(values: list[int]) -> Value:
+            return Const(values[0]) if len(values) == 1 else Mux(self.i_backward, values[1], values[0])
+
         # at `beyond` the smallest product is 4 times what any format can hold, at `twice_term` it is twice the term
-        beyonds = [fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats]
-        beyond = Const(beyonds[0]) if len(beyonds) == 1 else Mux(self.i_backward, beyonds[1], beyonds[0])
-        twice_term = Signal(signed(bits))
-        distance, far = Signal(signed(bits)), Signal()
+        offset = by_pass([fmt.bias + sums.man_bits + spec.scale.bias + spec.scale.man_bits for fmt in sums.formats])
+        beyond = by_pass([fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats])
+        term, twice_term, limit = Signal(shape), Signal(shape), Signal(shape)
         m.d.comb += [
-            scaled_exponent.eq(
-                self.i_shared_exp - offset + self.i_scale_exponent - (spec.scale.bias + spec.scale.man_bits)
-            ),
-            term_exponent.eq(self.i_term_exponent - (spec.coef.bias + spec.coef.man_bits)),
-            twice_term.eq(term_exponent + (spec.coef.man_bits - spec.scale.man_bits + 2)),
+            term.eq(self.i_term_exponent - (spec.coef.bias + spec.coef.man_bits)),
+            twice_term.eq(term + (spec.coef.man_bits - spec.scale.man_bits + 2)),
             limit.eq(Mux(twice_term > beyond, twice_term, beyond)),
-            product_exponent.eq(Mux(scaled_exponent > limit, limit, scaled_exponent)),
-            distance.eq(term_exponent - product_exponent),
-            far.eq((distance > sums.far_distance) & self.i_term_exponent.any()),
-            self.o_products.eq(scaled_exponent),
-            self.o_alone.eq(term_exponent - sums.far_distance),
-            self.o_exponent.eq(Mux(far, self.o_alone, product_exponent)),
+            self.o_scale.eq(self.i_scale_exponent - offset),
+            # a term that is zero is below every product
+            self.o_alone.eq(Mux(self.i_term_exponent.any(), term - sums.far_distance, sums.lowest_products)),
+            self.o_above.eq(self.o_scale - self.o_alone),
+            self.o_limit.eq(limit - self.o_alone),
         ]
-        # the far position is the highest; everything else is some places lower, down to a sticky bit alone
+        return m
+
+
+class Placement(wiring.Component):
+    """Where a term lies among the products of its lanes; combinational. Inputs: see `ChannelExponents`.
+
+    With a nonzero product among them, the term's significand goes `o_places` below the highest position, down to a sticky
+    bit alone, and `o_exponent` is the exponent of the unit. `o_products` is the exponent of the products' last bits.
+    """
+
+    def __init__(self, *, sums: SumFormat) -> None:
+        self.sums = sums
+        shape = signed(sums.exponent_bits)
+        super().__init__(
+            {
+                "i_shared_exp": In(sums.exp_bits),
+                **{f"i_{name}": In(shape) for name in ("alone", "scale", "above", "limit")},
+                "o_products": Out(shape),
+                "o_places": Out(range(sums.term_bits + 1)),
+                "o_exponent": Out(shape),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sums = self.sums
+        above, below_term = Signal(signed(sums.exponent_bits + 1)), Signal(sums.exponent_bits)
         lowest = sums.term_bits
-        below = Signal(signed(bits + 1))
         m.d.comb += [
-            below.eq(sums.far_distance - distance),
-            self.o_places.eq(Mux(far | (below < 0), 0, Mux(below > lowest, lowest, below))),
+            above.eq(self.i_shared_exp + self.i_above),
+            below_term.eq(Mux(above < 0, 0, Mux(above > self.i_limit, self.i_limit, above))),
+            self.o_places.eq(Mux(below_term > lowest, lowest, below_term)),
+            self.o_exponent.eq(self.i_alone + below_term),
+            self.o_products.eq(self.i_shared_exp + self.i_scale),
         ]
         return m
 
 
 class Term(wiring.Component):
-    """A term's significand, aligned and signed; combinational. `fraction_bits` places of it are behind the point."""
+    """A term's significand, aligned; combinational. `fraction_bits` places of it are behind the point."""
 
     def __init__(self, *, sums: SumFormat) -> None:
         self.sums = sums
         super().__init__(
             {
                 "i_significand": In(sums.spec.coef.significand_bits),
-                "i_negative": In(1),
                 "i_places": In(range(sums.term_bits + 1)),
-                "o": Out(signed(sums.term_bits + 1)),
+                "o": Out(sums.term_bits),
             }
         )
 
@@ -232,83 +137,7 @@ class Term(wiring.Component):
         sums = self.sums
         highest = Cat(Const(0, sums.term_bits - sums.spec.coef.significand_bits), self.i_significand)
         shifted, sticky = shift_right_sticky(m, highest, self.i_places, name="align")
-        magnitude = Signal(sums.term_bits)
-        m.d.comb += [
-            magnitude.eq(shifted | sticky),
-            self.o.eq((magnitude ^ self.i_negative.replicate(sums.term_bits + 1)).as_signed() + self.i_negative),
-        ]
-        return m
-
-
-class OwnSum(wiring.Component):
-    """product + term for one element, exact but for bits that only matter as sticky; combinational.
-
-    `i_products` is the exponent of the last bit of a product. The product is normalized by the element's leading zeros,
-    so that its leading bit is one of its first two; the number with the lower first bit is shifted to the other.
-    """
-
-    def __init__(self, *, sums: SumFormat) -> None:
-        self.sums = sums
-        super().__init__(
-            {
-                "i_significand": In(sums.man_bits + 1),
-                "i_product": In(sums.product_bits),
-                "i_negative": In(1),
-                "i_products": In(signed(sums.exponent_bits)),
-                "i_term": In(wide_layout(sums.spec.coef)),
-                "o": Out(signed(sums.own_bits + 1)),
-                "o_exponent": Out(signed(sums.exponent_bits)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        sums, coef, bits = self.sums, self.sums.spec.coef, self.sums.exponent_bits
-        whole = sums.own_bits - GUARD_BITS - 1
-        _, zeros = normalize(m, self.i_significand, name="zeros")
-        product = shift_left(m, self.i_product, zeros, sums.product_bits, name="normalized")
-        term_first, product_first = Signal(signed(bits)), Signal(signed(bits))  # exponents of the first bits
-        distance, term_leads = Signal(signed(bits + 1)), Signal()
-        m.d.comb += [
-            term_first.eq(self.i_term.exponent - coef.bias),
-            product_first.eq(self.i_products - zeros + (sums.product_bits - 1)),
-            distance.eq(term_first - product_first),
-            term_leads.eq(self.i_term.exponent.any() & (~distance[-1] | ~product.any())),
-        ]
-        numbers = []
-        for name, value, sign in (
-            ("term", significand(self.i_term), self.i_term.sign),
-            ("product", product, self.i_negative),
-        ):
-            number = Signal(whole, name=f"{name}_bits")
-            m.d.comb += number.eq(value << (whole - len(value)))
-            numbers.append((number, sign))
-        (term, term_sign), (product, product_sign) = numbers
-        leading, following = Signal(whole), Signal(whole)
-        leading_sign, following_sign = Signal(), Signal()
-        between = Signal(bits)  # of any size where one of them is zero
-        places = Signal(range(whole + GUARD_BITS + 1))
-        m.d.comb += [
-            leading.eq(Mux(term_leads, term, product)),
-            following.eq(Mux(term_leads, product, term)),
-            leading_sign.eq(Mux(term_leads, term_sign, product_sign)),
-            following_sign.eq(Mux(term_leads, product_sign, term_sign)),
-            between.eq((distance ^ distance[-1].replicate(len(distance))) + distance[-1]),
-            places.eq(Mux(between > whole + GUARD_BITS, whole + GUARD_BITS, between)),
-        ]
-        shifted, sticky = shift_right_sticky(m, Cat(Const(0, GUARD_BITS), following), places, name="align")
-        width = len(self.o)
-        aligned, led = Signal(width), Signal(width)
-        m.d.comb += [
-            aligned.eq(shifted | sticky),
-            led.eq(Cat(Const(0, GUARD_BITS), leading)),
-            self.o.eq(
-                (led ^ leading_sign.replicate(width))
-                + (aligned ^ following_sign.replicate(width))
-                + (leading_sign + following_sign)
-            ),
-            self.o_exponent.eq(Mux(term_leads, term_first, product_first) - (whole - 1 + GUARD_BITS)),
-        ]
+        m.d.comb += self.o.eq(shifted | sticky)
         return m
 
 
@@ -316,12 +145,12 @@ class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
     `i` offers heads of beats, `i_marks` tells where extrema are in the beat on offer (`o_backward`: whether there can
-    be any), `i_elements` holds the elements of the head taken last. Latency two cycles; all moves when `i_advance`
-    says so. A channel's coefficients are taken before its first beat and held through its last.
+    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` four; all moves when
+    `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last.
     """
 
-    def __init__(self, *, sums: SumFormat, lanes: int, terms: int) -> None:
-        self.sums, self.lanes, self.terms = sums, lanes, terms
+    def __init__(self, *, sums: SumFormat, lanes: int, terms: int, deep: bool) -> None:
+        self.sums, self.lanes, self.terms, self.deep = sums, lanes, terms, deep
         fmt = sums.spec.activation
         super().__init__(
             ({"i_marks": In(marks_layout(fmt, lanes // fmt.block_size)), "o_backward": Out(1)} if sums.extrema else {})
@@ -338,140 +167,185 @@ class Apply(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         sums, spec, lanes = self.sums, self.sums.spec, self.lanes
+        segments = lanes // sums.segment
+        block_size, per_block = spec.activation.block_size, spec.activation.block_size // sums.segment
 
         # coefficients of the channel
-        held = Signal()
-        coefficients = Signal(coefficients_layout(spec, self.terms), reset_less=True)
-        take = Signal()
+        held, take, load = Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(self.i_advance & held),
             take.eq(self.i.valid & self.i.ready),
             self.i_coefficients.ready.eq(~held | (take & self.i.payload.last)),
+            load.eq(self.i_coefficients.ready & self.i_coefficients.valid),
         ]
         with m.If(self.i_coefficients.ready):
             m.d.sync += held.eq(self.i_coefficients.valid)
-        with m.If(self.i_coefficients.ready & self.i_coefficients.valid):
-            m.d.sync += coefficients.eq(self.i_coefficients.payload)
-        backward = Signal()
-        if sums.extrema:
-            m.d.comb += [backward.eq(coefficients.mode == MODES["backward"]), self.o_backward.eq(backward)]
 
-        # 1: place the terms among the products
-        occupied = Signal()
-        with m.If(self.i_advance):
-            m.d.sync += occupied.eq(take)
-
-        def kept(value: Value, name: str) -> Signal:
-            register = Signal(value.shape(), name=name, reset_less=True)
-            with m.If(take):
+        def of_channel(value: Value, name: str) -> Any:
+            register = Signal(value.shape(), name=f"channel_{name}", reset_less=True)
+            with m.If(load):
                 m.d.sync += register.eq(value)
             return register
 
-        head = self.i.payload
-        following = Signal(sums.layout(lanes))
+        coefficients = self.i_coefficients.payload
+        coming_backward = coefficients.mode == MODES["backward"] if sums.extrema else Const(0)
+        exponents = m.submodules.exponents = ChannelExponents(sums=sums)
         m.d.comb += [
-            following.backward.eq(kept(backward, "is_backward")),
-            following.last.eq(kept(head.last, "is_last")),
+            exponents.i_scale_exponent.eq(coefficients.scale.exponent),
+            exponents.i_term_exponent.eq(coefficients.terms[0].exponent),
+            exponents.i_backward.eq(coming_backward),
         ]
-        scale, scale_sign = kept(significand(coefficients.scale), "scale"), kept(coefficients.scale.sign, "scale_sign")
-        term_significand = kept(significand(coefficients.terms[0]), "term")
-        term_sign = kept(coefficients.terms[0].sign ^ backward, "term_sign")
+        channel_exponents = {
+            name: of_channel(getattr(exponents, f"o_{name}"), name) for name in ("alone", "scale", "above", "limit")
+        }
+        backward: Value = of_channel(coming_backward, "backward")
+        channel_scale = of_channel(significand(coefficients.scale), "scale_significand")
+        channel_scale_sign = of_channel(coefficients.scale.sign, "scale_sign")
+        channel_term = of_channel(significand(coefficients.terms[0]), "term")
+        channel_term_sign = of_channel(coefficients.terms[0].sign ^ coming_backward, "term_sign")
+        if sums.extrema:
+            m.d.comb += self.o_backward.eq(backward)
 
-        placed = []
-        for segment in range(lanes // sums.segment):
+        # 1: place the terms among the products
+        placed = Rank(m, "placed", take, advance=self.i_advance)
+        head = self.i.payload
+        is_backward, is_last = placed.keep(backward, "backward"), placed.keep(head.last, "last")
+        scale, scale_sign = placed.keep(channel_scale, "scale"), placed.keep(channel_scale_sign, "scale_sign")
+        term, term_sign = placed.keep(channel_term, "term"), placed.keep(channel_term_sign, "term_sign")
+        alone = placed.keep(channel_exponents["alone"], "alone")
+        places, exponents_of, products_of = [], [], []
+        for segment in range(segments):
             placement = m.submodules[f"placement_{segment}"] = Placement(sums=sums)
-            m.d.comb += [
-                placement.i_scale_exponent.eq(coefficients.scale.exponent),
-                placement.i_shared_exp.eq(head.shared_exps[segment]),
-                placement.i_backward.eq(backward),
-                placement.i_term_exponent.eq(coefficients.terms[0].exponent),
-            ]
-            parts = ("places", "exponent", "alone", "products") if sums.extrema else ("places", "exponent", "alone")
-            placed.append({part: kept(getattr(placement, f"o_{part}"), f"{part}_{segment}") for part in parts})
-        block_size, per_block = spec.activation.block_size, spec.activation.block_size // sums.segment
-        own_terms = {}
-        for index, kind in enumerate(("max", "min"), 1):
+            m.d.comb += placement.i_shared_exp.eq(head.shared_exps[segment])
+            m.d.comb += [getattr(placement, f"i_{name}").eq(value) for name, value in channel_exponents.items()]
+            places.append(placed.keep(placement.o_places, f"places_{segment}"))
+            exponents_of.append(placed.keep(placement.o_exponent, f"exponent_{segment}"))
             if sums.extrema:
-                number = coefficients.terms[index]
-                own_terms[kind] = kept(Cat(number.fraction, number.exponent, number.sign ^ backward), f"term_{kind}")
-        own_lanes: dict[tuple[int, str], tuple[Signal, Signal]] = {}  # whether there is one, which lane of its block
-        for block in range(lanes // block_size if sums.extrema else 0):
-            for kind in own_terms:
+                products_of.append(placed.keep(placement.o_products, f"products_{segment}"))
+        own_terms: dict[str, Any] = {}
+        marks: dict[tuple[int, str], tuple[Signal, Signal]] = {}  # whether there is one, which lane of its block
+        for index, kind in enumerate(("max", "min") if sums.extrema else (), 1):
+            number = coefficients.terms[index]
+            negated = Cat(number.fraction, number.exponent, number.sign ^ coming_backward)
+            own_term = data.View(number.shape(), of_channel(negated, f"term_{kind}"))
+            own_terms[kind] = placed.keep(own_term, f"term_{kind}")
+            for block in range(lanes // block_size):
                 mark, name = self.i_marks[block][kind], f"{kind}_{block}"
-                own_lanes[block, kind] = kept(mark.valid, f"valid_{name}"), kept(mark.lane, f"lane_{name}")
+                marks[block, kind] = placed.keep(mark.valid, f"valid_{name}"), placed.keep(mark.lane, f"lane_{name}")
 
-        # 2: align the term, multiply and add
+        # 2: multiply, align the term
+        multiplied = Rank(m, "multiplied", placed.valid, advance=self.i_advance, built=self.deep)
         triple = Signal(spec.scale.significand_bits + 2)
         m.d.comb += triple.eq(scale + (scale << 1))
         products, ordinary = [], []
+        valid_lanes = Signal(lanes)
         for lane in range(lanes):
             element, negative = self.i_elements[lane], Signal(name=f"negative_{lane}")
             product = Signal(sums.product_bits, name=f"product_{lane}")
-            inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
             has_own_term = [
                 valid & (in_lane == lane % block_size)
-                for (block, _), (valid, in_lane) in own_lanes.items() if block == lane // block_size
+                for (block, _), (valid, in_lane) in marks.items() if block == lane // block_size
             ]  # fmt: skip
             ordinary.append(~Cat(has_own_term).any())
             m.d.comb += [
                 negative.eq(element.sign ^ scale_sign),
                 product.eq(self._multiply(element.significand, scale, triple)),
-                inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
-                following.lanes[lane].valid.eq((~element.sign | element.significand.any()) & ordinary[lane]),
+                valid_lanes[lane].eq((~element.sign | element.significand.any()) & ordinary[lane]),
             ]
-            products.append((product, inverted, negative))
-        for segment in range(lanes // sums.segment):
-            shared = following.segments[segment]
+            products.append(
+                (multiplied.keep(product, f"product_{lane}"), multiplied.keep(negative, f"negative_{lane}"))
+            )
+        magnitudes, units = [], []
+        for segment in range(segments):
             of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
             nonzero = Cat(self.i_elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
             present, align = Signal(name=f"products_{segment}"), Term(sums=sums)
             m.submodules[f"align_{segment}"] = align
+            unit = Signal(signed(sums.exponent_bits), name=f"unit_{segment}")
             m.d.comb += [
                 present.eq(nonzero & scale.any()),
-                align.i_significand.eq(term_significand),
-                align.i_negative.eq(term_sign),
-                align.i_places.eq(Mux(present, placed[segment]["places"], 0)),
+                align.i_significand.eq(term),
+                align.i_places.eq(Mux(present, places[segment], 0)),
+                unit.eq(Mux(present, exponents_of[segment], alone)),
             ]
-            term = align.o
+            magnitudes.append(multiplied.keep(align.o, f"magnitude_{segment}"))
+            units.append(multiplied.keep(unit, f"unit_{segment}"))
+        own_sums = {}
+        for (block, kind), (_, in_lane) in marks.items():
+            own = own_sums[block, kind] = OwnSum(m, sums, f"{kind}_{block}")
+            elements = Array(self.i_elements[block * block_size + index].significand for index in range(block_size))
+            element = Signal(sums.man_bits + 1, name=f"own_element_{kind}_{block}")
+            exponent = Array(products_of[block * per_block : (block + 1) * per_block])[in_lane // sums.segment]
+            m.d.comb += element.eq(elements[in_lane])
+            own.element(element, exponent, multiplied)
+        own_terms = {kind: multiplied.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
+        marks = self._kept_marks(marks, multiplied)
+        is_backward, is_last, term_sign, valid_lanes = (
+            multiplied.keep(value, name)
+            for name, value in (
+                ("backward", is_backward), ("last", is_last), ("term_sign", term_sign), ("valid", valid_lanes)
+            )
+        )  # fmt: skip
+
+        # 3: add
+        added = Rank(m, "added", multiplied.valid, advance=self.i_advance, built=self.deep)
+        following = Signal(sums.layout(lanes))
+        for segment in range(segments):
+            shared = following.segments[segment]
+            signed_term = Signal(signed(sums.term_bits + 1), name=f"signed_term_{segment}")
             low_top = sums.fraction_bits + sums.low_bits
+            m.d.comb += signed_term.eq(
+                (magnitudes[segment] ^ term_sign.replicate(sums.term_bits + 1)).as_signed() + term_sign
+            )
+            low = signed_term[sums.fraction_bits : low_top].as_signed()
+            # the low part is signed: where it is negative the high part is one more
+            high = signed_term[low_top:].as_signed() + signed_term[low_top - 1]
             m.d.comb += [
-                shared.fraction.eq(term[: sums.fraction_bits]),
-                # the low part is signed: where it is negative the high part is one more
-                shared.high.eq(term[low_top:].as_signed() + term[low_top - 1]),
-                shared.exponent.eq(Mux(present, placed[segment]["exponent"], placed[segment]["alone"])),
+                shared.fraction.eq(added.keep(signed_term[: sums.fraction_bits], f"fraction_{segment}")),
+                shared.high.eq(added.keep(high, f"high_{segment}")),
+                shared.exponent.eq(added.keep(units[segment], f"unit_{segment}")),
             ]
-            low = term[sums.fraction_bits : low_top].as_signed()
-            for lane in of_segment:
-                _, inverted, negative = products[lane]
-                m.d.comb += following.lanes[lane].low.eq(inverted + low + negative)
-        for (block, kind), (valid, in_lane) in own_lanes.items():
-            own = following.extrema[block][kind]
-            total = m.submodules[f"own_{kind}_{block}"] = OwnSum(sums=sums)
-            exponents = Array(placed[block * per_block + segment]["products"] for segment in range(per_block))
-            with m.Switch(in_lane):
-                for index in range(block_size):
-                    lane = block * block_size + index
-                    with m.Case(index):
-                        m.d.comb += [
-                            total.i_significand.eq(self.i_elements[lane].significand),
-                            total.i_product.eq(products[lane][0]),
-                            total.i_negative.eq(products[lane][2]),
-                        ]
+            for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
+                product, negative = products[lane]
+                inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+                total = Signal(signed(sums.low_bits + 1), name=f"total_{lane}")
+                m.d.comb += [
+                    inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
+                    total.eq(inverted + low + negative),
+                    following.lanes[lane].low.eq(added.keep(total, f"total_{lane}")),
+                ]
+        for (block, kind), (_, in_lane) in marks.items():
+            of_lane = Signal(sums.product_bits + 1, name=f"own_product_{kind}_{block}")
+            of_block = products[block * block_size : (block + 1) * block_size]
+            m.d.comb += of_lane.eq(Array(Cat(product, negative) for product, negative in of_block)[in_lane])
+            own_sums[block, kind].align(of_lane[:-1], of_lane[-1], own_terms[kind], added)
+        marks = self._kept_marks(marks, added)
+        valid_lanes = added.keep(valid_lanes, "valid")
+        m.d.comb += [
+            following.backward.eq(added.keep(is_backward, "backward")),
+            following.last.eq(added.keep(is_last, "last")),
+            *(following.lanes[lane].valid.eq(valid_lanes[lane]) for lane in range(lanes)),
+        ]
+
+        # 4: the sums of extrema
+        for (block, kind), (valid, in_lane) in marks.items():
+            field = following.extrema[block][kind]
+            total, exponent = own_sums[block, kind].add()
             m.d.comb += [
-                total.i_products.eq(exponents[in_lane // sums.segment]),
-                total.i_term.eq(own_terms[kind]),
-                own.sum.eq(total.o),
-                own.exponent.eq(total.o_exponent),
-                own.valid.eq(valid),
-                own.lane.eq(in_lane),
-            ]
-        kept_sums = Signal(sums.layout(lanes), reset_less=True)
-        m.d.comb += self.o.eq(kept_sums)
-        with m.If(self.i_advance):
-            m.d.sync += self.o_valid.eq(occupied)
-        with m.If(self.i_advance & occupied):
-            m.d.sync += kept_sums.eq(following)
+                field.sum.eq(total), field.exponent.eq(exponent), field.valid.eq(valid), field.lane.eq(in_lane)
+            ]  # fmt: skip
+        summed = Rank(m, "summed", added.valid, advance=self.i_advance)
+        m.d.comb += [self.o.eq(summed.keep(following, "sums")), self.o_valid.eq(summed.valid)]
         return m
+
+    @staticmethod
+    def _kept_marks(
+        marks: dict[tuple[int, str], tuple[Signal, Signal]], rank: Rank
+    ) -> dict[tuple[int, str], tuple[Signal, Signal]]:
+        return {
+            (block, kind): (rank.keep(valid, f"valid_{kind}_{block}"), rank.keep(lane, f"lane_{kind}_{block}"))
+            for (block, kind), (valid, lane) in marks.items()
+        }
 
     @staticmethod
     def _multiply(factor: Signal, scale: Signal, triple: Signal) -> Value:

@@ -10,7 +10,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .apply import SumFormat
+from .sums import SumFormat
 from .beat import beat_layout, head_layout, lanes_layout
 
 __all__ = ["Buffer", "split_beat"]

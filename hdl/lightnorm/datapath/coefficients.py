@@ -9,9 +9,10 @@ from amaranth.lib.wiring import In, Out
 from lightnorm_golden.formats import WideFormat
 from lightnorm_golden.spec import NormSpec
 
-from ..arith.wide import Adder, FromFloat32, Rounder, significand, unrounded_layout, wide_layout
+from ..arith.rank import Rank
+from ..arith.wide import Adder, FromFloat32, Order, Rounder, significand, unrounded_layout, wide_layout
 from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Operation, Program, schedule
-from .reduce import statistics_shapes
+from .reduce import first_total, statistics_shapes
 
 __all__ = ["MODES", "Coefficients", "coefficients_layout"]
 
@@ -19,9 +20,9 @@ MODES = {"infer": 0, "train": 1, "backward": 2}
 """Values of the run-time input `mode`."""
 
 
-def _quotient_bits_per_cycle(passes: tuple[str, ...]) -> int:
-    """The longest program of the default formats must not take longer than 32 beats."""
-    return 3 if "backward" in passes else 2
+def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
+    """The longest program of the default formats must not take longer than 32 beats, `deep` than 64."""
+    return 3 if "backward" in passes and not deep else 2
 
 
 def _low_bits(spec: NormSpec) -> int:
@@ -36,18 +37,18 @@ def coefficients_layout(spec: NormSpec, terms: int) -> data.StructLayout:
 
 
 class TotalSelect(wiring.Component):
-    """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit; combinational.
+    """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit.
 
-    A digit is as long as a wide significand, so the pair below the leading digit holds every bit that rounding looks
+    Combinational; `deep` takes a cycle that ends when `i_advance` says so. A digit is as long as a wide significand, so the pair below the leading digit holds every bit that rounding looks
     at.
     """
 
-    def __init__(self, *, spec: NormSpec, names: tuple[str, ...]) -> None:
-        self.spec, self.names = spec, names
+    def __init__(self, *, spec: NormSpec, names: tuple[str, ...], deep: bool) -> None:
+        self.spec, self.names, self.deep = spec, names, deep
         self.shapes = statistics_shapes(spec)
         super().__init__(
             {f"i_{name}": In(self.shapes[name][0]) for name in names}
-            | {"i_select": In(range(max(len(names), 2))), "o": Out(unrounded_layout(spec.coef))}
+            | {"i_select": In(range(max(len(names), 2))), "i_advance": In(1), "o": Out(unrounded_layout(spec.coef))}
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -76,17 +77,19 @@ class TotalSelect(wiring.Component):
                         position.eq(index),
                         below.eq(Cat(nonzero[: index - 1]).any() if index > 1 else 0),
                     ]
+        rank = Rank(m, "chosen", Const(1), advance=self.i_advance, built=self.deep)
+        pair, negative, below = rank.keep(pair, "pair"), rank.keep(negative, "negative"), rank.keep(below, "below")
         m.d.comb += [
             self.o.magnitude.eq((pair ^ negative.replicate(2 * digit)) + (negative & ~below)),
             self.o.sticky.eq(below),
             self.o.sign.eq(negative),
-            self.o.exponent.eq(base + position * digit),
+            self.o.exponent.eq(rank.keep(base, "base") + rank.keep(position, "position") * digit),
         ]
         return m
 
 
 class Reciprocal(wiring.Component):
-    """1 / divisor's significand by restoring division, two quotient bits a cycle.
+    """1 / divisor's significand by restoring division, some quotient bits a cycle.
 
     `i_start` loads; each `i_step` makes the next bits; after `cycles` steps `o` is the quotient, to be rounded.
     The divisor must hold still meanwhile. Source: Ercegovac and Lang, Digital Arithmetic (2004), chapter 5.
@@ -139,33 +142,42 @@ class Reciprocal(wiring.Component):
 class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
-    A program takes `latency[pass]` cycles (fewer than 32 for the default formats), longer if parameter words are late
-    or result words are not taken. Every operation takes a cycle of operands (two for a full multiplication) and a cycle
-    of rounding; a reciprocal runs beside the others. `o` offers the coefficients until they are taken.
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 64), longer if
+    parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
+    multiplication) and a cycle of rounding, `deep` one more of each; a reciprocal runs beside the others. `o` offers the
+    coefficients until they are taken.
 
     Ports
     -----
     i_request : a channel's last beat is in `reduce` (training, backward), or a channel is coming (inference).
     o_begin : the program starts in the next cycle; `i_mode` is taken.
-    i_total ... : statistics, each read once, in the cycle that `program.STATISTICS` says.
+    i_total ... : statistics, each read once: the k-th of `program.STATISTICS` in the program's cycle
+        `first_total` + k.
     o_idle : no program runs and none is about to.
     i_parameters, o_results : float32 words, in the order of `program.PARAMETERS` and `program.RESULTS`.
     o_nonfinite : pulses when a parameter word was NaN or infinite (it is read as 0).
     """
 
-    def __init__(self, *, spec: NormSpec, passes: tuple[str, ...]) -> None:
-        self.spec, self.passes = spec, passes
+    def __init__(self, *, spec: NormSpec, passes: tuple[str, ...], deep: bool) -> None:
+        self.spec, self.passes, self.deep = spec, passes, deep
         self.terms = max(len(TERMS[name]) for name in passes)
         used = {operand for name in passes for operation in PROGRAMS[name] for operand in operation.operands}
         self.statistics = tuple(name for name in statistics_shapes(spec) if name in used)
         self.constants = tuple(name for name in CONSTANTS if name in used)
-        self.reciprocal = Reciprocal(spec=spec, bits_per_cycle=_quotient_bits_per_cycle(passes))
+        self.reciprocal = Reciprocal(spec=spec, bits_per_cycle=_quotient_bits_per_cycle(passes, deep))
         self.pinned = {"spread": 0, "scale": 1} | {
             term: 2 + index for name in passes for index, term in enumerate(TERMS[name])
         }
         short = spec.scale.significand_bits <= spec.coef.significand_bits - _low_bits(spec)
         self.programs: dict[str, Program] = {
-            name: schedule(name, divide_cycles=self.reciprocal.cycles, scale_is_short=short, pinned=self.pinned)
+            name: schedule(
+                name,
+                divide_cycles=self.reciprocal.cycles,
+                scale_is_short=short,
+                pinned=self.pinned,
+                latency=4 if deep else 2,
+                first_total=first_total(deep),
+            )
             for name in passes
         }
         self.latency = {name: len(program.slots) + 1 for name, program in self.programs.items()}
@@ -244,30 +256,42 @@ class Coefficients(wiring.Component):
         operand_a, operand_b = select_a.finish(), select_b.finish()
 
         # operands
-        adder = m.submodules.adder = Adder(fmt=fmt)
+        order = m.submodules.order = Order(fmt=fmt)
         reciprocal = m.submodules.reciprocal = self.reciprocal
-        unrounded = Signal(unrounded_layout(fmt), reset_less=True)
         m.d.comb += [
-            adder.i_a.eq(operand_a),
-            adder.i_b.eq(operand_b),
-            adder.i_negate_b.eq(negate_b),
+            order.i_a.eq(operand_a),
+            order.i_b.eq(operand_b),
+            order.i_negate_b.eq(negate_b),
+            order.i_keep.eq(kind != Kind.ADD),
             reciprocal.i_divisor.eq(registers[self.pinned["spread"]]),
             reciprocal.i_start.eq(divide_start & advance),
             reciprocal.i_step.eq(divide_step & advance),
         ]
-        product = self._multiply(m, operand_a, operand_b, first_half, second_half, unrounded)
+        rank = Rank(m, "operands", Const(1), advance=advance, built=self.deep)
+        a, b = rank.keep(order.o_large, "a"), rank.keep(order.o_small, "b")
+        kind, first_half, second_half = (
+            rank.keep(value, name)
+            for name, value in (("kind", kind), ("first_half", first_half), ("second_half", second_half))
+        )
+
+        adder = m.submodules.adder = Adder(fmt=fmt)
+        m.d.comb += [
+            adder.i_large.eq(a), adder.i_small.eq(b), adder.i_places.eq(rank.keep(order.o_places, "places"))
+        ]  # fmt: skip
+        unrounded = Signal(unrounded_layout(fmt), reset_less=True)
+        product = self._multiply(m, a, b, first_half, second_half, unrounded)
         following = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
             with m.Case(Kind.MULTIPLY, Kind.MULTIPLY_SCALE):
                 m.d.comb += following.eq(product)
             with m.Case(Kind.RECIPROCAL):
                 m.d.comb += following.eq(reciprocal.o)
-                with m.If(~operand_b.exponent.any()):
+                with m.If(~b.exponent.any()):
                     m.d.comb += [following.magnitude.eq(0), following.sticky.eq(0)]
             if self.statistics:
-                total = m.submodules.total = TotalSelect(spec=self.spec, names=self.statistics)
+                total = m.submodules.total = TotalSelect(spec=self.spec, names=self.statistics, deep=self.deep)
                 m.d.comb += [getattr(total, f"i_{name}").eq(getattr(self, f"i_{name}")) for name in self.statistics]
-                m.d.comb += total.i_select.eq(select_total)
+                m.d.comb += [total.i_select.eq(select_total), total.i_advance.eq(advance)]
                 with m.Case(Kind.TOTAL):
                     m.d.comb += following.eq(total.o)
             with m.Default():
@@ -276,8 +300,8 @@ class Coefficients(wiring.Component):
             m.d.sync += unrounded.eq(following)
 
         # rounding
-        rounder = m.submodules.rounder = Rounder(fmt=fmt, scale=self.spec.scale)
-        m.d.comb += [rounder.i.eq(unrounded), rounder.i_scale.eq(to_scale)]
+        rounder = m.submodules.rounder = Rounder(fmt=fmt, scale=self.spec.scale, deep=self.deep)
+        m.d.comb += [rounder.i.eq(unrounded), rounder.i_advance.eq(advance), rounder.i_scale.eq(to_scale)]
         for index, register in enumerate(registers):
             with m.If(write[index] & advance):
                 m.d.sync += register.eq(rounder.o)

@@ -46,14 +46,16 @@ class Extrema(wiring.Component):
 
     Ports
     -----
-    i_record, i_records : per block, whether it closes a chunk, and the record. o_free : they can be taken.
+    i_record, i_records : per block, whether it closes a chunk, and the record. o_free : they can be taken, after those
+        of as many beats as are `on_the_way`.
     i_backward, i_take, i_last : the beat on offer is a gradient's; it leaves for `apply`; it is its channel's last.
     o : marks of the beat on offer. An element that is both maximum and minimum is marked as neither.
     """
 
-    def __init__(self, *, fmt: BlockFormat, blocks: int, max_chunks: int) -> None:
+    def __init__(self, *, fmt: BlockFormat, blocks: int, max_chunks: int, on_the_way: int) -> None:
         self.format, self.blocks = fmt, blocks
-        self.depth = max(-(-3 * max_chunks // blocks), 2)
+        self.on_the_way = on_the_way
+        self.depth = max(-(-3 * max_chunks // blocks), 2) + on_the_way
         super().__init__(
             {
                 "i_record": In(blocks),
@@ -73,7 +75,8 @@ class Extrema(wiring.Component):
         for index in range(blocks):
             queue = m.submodules[f"queue_{index}"] = SyncFIFOBuffered(width=layout.size, depth=self.depth)
             queues.append(queue)
-        m.d.comb += self.o_free.eq(Cat(queue.w_rdy for queue in queues).all())
+        free = [queue.level < self.depth - self.on_the_way if self.on_the_way else queue.w_rdy for queue in queues]
+        m.d.comb += self.o_free.eq(Cat(free).all())
 
         # deal
         turn = Signal(range(blocks))

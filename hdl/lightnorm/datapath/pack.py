@@ -8,6 +8,7 @@ magnitude is a negative power of two; the last stage sees that and takes every s
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
@@ -15,8 +16,9 @@ from amaranth.lib.wiring import In, Out
 
 from ..arith.leading_one import leading_one
 from ..arith.rounding import round_up
-from .apply import SumFormat
+from .sums import SumFormat
 from .beat import beat_layout, output_layout
+from ..arith.rank import Rank
 
 __all__ = ["Pack"]
 
@@ -69,28 +71,21 @@ class _Decision:
             values[field.name] = value
         return _Decision(**values)
 
-    def registers(self, m: Module, load: Signal, name: str) -> _Decision:
-        """All but `power`, a cycle later."""
-        registers: dict[str, Value] = {"power": Const(0)}
-        for field in fields(self):
-            if field.name != "power":
-                value = getattr(self, field.name)
-                register = Signal(len(value), name=f"{field.name}_{name}", reset_less=True)
-                with m.If(load):
-                    m.d.sync += register.eq(value)
-                registers[field.name] = register
-        return _Decision(**registers)
+    def kept(self, rank: Rank, name: str) -> _Decision:
+        """All but `power`, behind the rank."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "power"}
+        return _Decision(power=Const(0), **{key: rank.keep(value, f"{key}_{name}") for key, value in values.items()})
 
 
 class Pack(wiring.Component):
-    """Sums of a beat in, encoded blocks out; one beat per cycle, latency one cycle.
+    """Sums of a beat in, encoded blocks out; one beat per cycle, latency one cycle, `deep` three.
 
     `o_advance` says that everything from `apply` on moves: the last registers are free or being taken. The rounding
     behind them is combinational up to `o`, whose payload holds while it waits.
     """
 
-    def __init__(self, *, sums: SumFormat, lanes: int) -> None:
-        self.sums, self.lanes = sums, lanes
+    def __init__(self, *, sums: SumFormat, lanes: int, deep: bool) -> None:
+        self.sums, self.lanes, self.deep = sums, lanes, deep
         # how far a window can lie above a sum, see `_position` and `_start`
         self.beyond = 2 * sums.man_bits + 6 - min(fmt.man_bits for fmt in sums.formats)
         super().__init__(
@@ -108,46 +103,53 @@ class Pack(wiring.Component):
         sums, lanes = self.sums, self.lanes
         segments = lanes // sums.segment
         significand_bits = sums.man_bits + 1
-        window_valid = Signal()
-        m.d.comb += self.o_advance.eq(~window_valid | self.o.ready)
+        advance = self.o_advance
 
-        # 3: leading bit of every block, and each lane's bits from there down
-        last, backward = Signal(reset_less=True), Signal(reset_less=True)
-        load = Signal()
-        m.d.comb += load.eq(self.o_advance & self.i_valid)
-        with m.If(self.o_advance):
-            m.d.sync += window_valid.eq(self.i_valid)
-        with m.If(load):
-            m.d.sync += [last.eq(self.i.last), backward.eq(self.i.backward)]
-        lane_signs = self._signs(m)
-        segment_places = [
-            self._leading(
-                m,
-                self._magnitudes(m, segment, lane_signs),
-                self.i.segments[segment].exponent - sums.fraction_bits,
-                f"{segment}",
-            )
-            for segment in range(segments)
-        ]
+        # 5: the leading bit of every sum
+        signs = self._signs(m)
+        found = Rank(m, "found", self.i_valid, advance=advance, built=self.deep)
+        block_size = sums.spec.activation.block_size
         extrema = [
-            _Extremum(m, self, block, kind)
-            for block in range(lanes // sums.spec.activation.block_size if sums.extrema else 0)
+            _Extremum(m, self, block, kind, found)
+            for block in range(lanes // block_size if sums.extrema else 0)
             for kind in ("max", "min")
         ]
-        of_segments = self._shared_exps(m, [candidate for candidate, _ in segment_places], extrema)
-        shared_exps, may_bump, exact_powers = [], [], []
+        tops = []
+        for segment in range(segments):
+            unit = self.i.segments[segment].exponent - sums.fraction_bits
+            tops.append(self._leading(m, self._magnitudes(m, segment, signs), unit, f"{segment}", found))
+        shared = found.keep(self.i.segments, "segments")
+        own_lanes = found.keep(self.i.lanes, "lanes")
+        signs = list(found.keep(Cat(signs), "signs"))
+        backward, last = found.keep(self.i.backward, "backward"), found.keep(self.i.last, "last")
+
+        # 6: the shared exponent of every block
+        placed = Rank(m, "placed", found.valid, advance=advance, built=self.deep)
+        candidates = [self._candidate(m, top, backward, f"{segment}") for segment, top in enumerate(tops)]
+        for extremum in extrema:
+            extremum.ask(m, backward)
+        of_segments = self._shared_exps(m, [candidate for candidate, _ in candidates], extrema, backward)
+        whole = sums.fraction_bits + sums.low_bits + sums.high_bits
+        starts = []
+        for segment, (exponent, _) in enumerate(of_segments):
+            position = self._position(m, exponent, candidates[segment][1], whole, name=f"{segment}")
+            starts.append(placed.keep(self._start(m, position, backward, name=f"{segment}"), f"start_{segment}"))
+        for extremum in extrema:
+            extremum.place(m, [exponent for exponent, _ in of_segments], backward, placed)
+        exponents = [placed.keep(exponent, f"shared_exp_{i}") for i, (exponent, _) in enumerate(of_segments)]
+        bumpable = [placed.keep(bump, f"may_bump_{i}") for i, (_, bump) in enumerate(of_segments)]
+        shared, own_lanes = placed.keep(shared, "segments"), placed.keep(own_lanes, "lanes")
+        signs = list(placed.keep(Cat(signs), "signs"))
+        backward, last = placed.keep(backward, "backward"), placed.keep(last, "last")
+
+        # 7: each lane's bits from there down
+        decided = Rank(m, "decided", placed.valid, advance=advance)
+        m.d.comb += advance.eq(~decided.valid | self.o.ready)
         decisions: list[_Decision] = []
-        for segment, (exponent, bump) in enumerate(of_segments):
-            kept_exponent = Signal(exponent.shape(), name=f"shared_exp_{segment}", reset_less=True)
-            kept_bump = Signal(name=f"may_bump_{segment}", reset_less=True)
-            with m.If(load):
-                m.d.sync += [kept_exponent.eq(exponent), kept_bump.eq(bump)]
-            shared_exps.append(kept_exponent)
-            may_bump.append(kept_bump)
-            whole = sums.fraction_bits + sums.low_bits + sums.high_bits
-            position = self._position(m, exponent, segment_places[segment][1], whole, name=f"{segment}")
-            decisions += self._windows(m, segment, position, lane_signs)
-        own_decisions = [extremum.decide(m, [exponent for exponent, _ in of_segments]) for extremum in extrema]
+        for segment in range(segments):
+            decisions += self._windows(m, segment, starts[segment], shared[segment], own_lanes, signs, backward)
+        exact_powers: list[Value] = []
+        own_decisions = [extremum.decide(m, backward) for extremum in extrema]
         rounding = []
         for lane, decision in enumerate(decisions):
             others = [
@@ -155,7 +157,7 @@ class Pack(wiring.Component):
                 for extremum, own in zip(extrema, own_decisions, strict=True)
                 if extremum.may_be_lane(lane)
             ]
-            rounding.append(decision.merged(others).registers(m, load, f"{lane}"))
+            rounding.append(decision.merged(others).kept(decided, f"{lane}"))
         for segment in range(segments):
             of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
             powers = [decisions[lane].power for lane in of_segment]
@@ -164,14 +166,14 @@ class Pack(wiring.Component):
                 for extremum, own in zip(extrema, own_decisions, strict=True)
                 if extremum.may_be_lane(of_segment[0])
             ]
-            exact_power = Signal(name=f"exact_power_{segment}", reset_less=True)
-            with m.If(load):
-                m.d.sync += exact_power.eq(Cat(powers).any())
-            exact_powers.append(exact_power)
+            exact_powers.append(decided.keep(Cat(powers).any(), f"exact_power_{segment}"))
+        shared_exps = [decided.keep(exponent, f"shared_exp_{segment}") for segment, exponent in enumerate(exponents)]
+        may_bump = [decided.keep(bump, f"may_bump_{segment}") for segment, bump in enumerate(bumpable)]
+        backward, last = decided.keep(backward, "backward"), decided.keep(last, "last")
 
-        # 4: round, and take everything a place higher if a negative power of two asks for it
+        # 8: round, and take everything a place higher if a negative power of two asks for it
         bumps = [self._of_block(m, exact_powers, segment, backward) & may_bump[segment] for segment in range(segments)]
-        significands, signs, saturated = [], [], []
+        significands, sign_bits, saturated = [], [], []
         for lane, decision in enumerate(rounding):
             bump = Signal(name=f"bump_{lane}")
             total = Signal(significand_bits + 1, name=f"rounded_{lane}")
@@ -187,7 +189,7 @@ class Pack(wiring.Component):
                 result.eq(Mux(exceeds, limit, total[:significand_bits])),
             ]
             significands.append(result)
-            signs.append(decision.sign)
+            sign_bits.append(decision.sign)
             saturated.append(exceeds)
         outputs = []
         nonzero = [Cat(significands[s * sums.segment : (s + 1) * sums.segment]).any() for s in range(segments)]
@@ -202,14 +204,14 @@ class Pack(wiring.Component):
                     element = beat[block].elements[lane - first]
                     m.d.comb += [
                         element.significand.eq(significands[lane]),
-                        element.sign.eq(signs[lane] & significands[lane].any()),
+                        element.sign.eq(sign_bits[lane] & significands[lane].any()),
                     ]
             outputs.append(beat.as_value())
         m.d.comb += [
-            self.o.valid.eq(window_valid),
+            self.o.valid.eq(decided.valid),
             self.o.payload.data.eq(outputs[0] if len(outputs) == 1 else Mux(backward, outputs[1], outputs[0])),
             self.o.payload.last.eq(last),
-            self.o_saturated.eq(Mux(window_valid & self.o.ready, sum(saturated[1:], saturated[0]), 0)),
+            self.o_saturated.eq(Mux(decided.valid & self.o.ready, sum(saturated[1:], saturated[0]), 0)),
         ]
         return m
 
@@ -269,28 +271,39 @@ class Pack(wiring.Component):
         m.d.comb += vector.eq(Cat(fraction, low, high & shared.high.any().replicate(sums.high_bits)))
         return vector
 
-    def _by_pass(self, values: list[int]) -> Value:
-        return Const(values[0]) if len(values) == 1 else Mux(self.i.backward, values[1], values[0])
+    @staticmethod
+    def _by_pass(values: list[int], backward: Value) -> Value:
+        return Const(values[0]) if len(values) == 1 else Mux(backward, values[1], values[0])
 
-    def _leading(self, m: Module, vector: Value, unit: Value, name: str) -> tuple[Signal, Signal]:
-        """(shared exponent that the vector's leading bit asks for, place plus one of a leading bit at exponent 0).
-
-        `unit` is the exponent of the vector's lowest bit, from which places count. A vector without a bit asks for the
-        lowest number.
-        """
-        sums = self.sums
-        shape = signed(sums.exponent_bits + 2)
+    @staticmethod
+    def _leading(m: Module, vector: Value, unit: Value, name: str, rank: Rank) -> tuple[Value, Value, Value]:
+        """(place of the vector's leading bit, whether there is one, exponent of its lowest bit), behind the rank."""
         whole = Signal(len(vector), name=f"whole_{name}")
-        base, candidate = Signal(shape, name=f"base_{name}"), Signal(shape, name=f"candidate_{name}")
         m.d.comb += whole.eq(vector)
-        leading, found = leading_one(m, whole, name=f"leading_{name}")
+        leading, any_bit = leading_one(m, whole, name=f"leading_{name}")
+        return (
+            rank.keep(leading, f"leading_{name}"), rank.keep(any_bit, f"any_{name}"), rank.keep(unit, f"unit_{name}")
+        )  # fmt: skip
+
+    def _candidate(
+        self, m: Module, top: tuple[Value, Value, Value], backward: Value, name: str
+    ) -> tuple[Signal, Signal]:
+        """(shared exponent that a leading bit asks for, place plus one of a leading bit at exponent 0).
+
+        Without a bit: the lowest number.
+        """
+        leading, any_bit, unit = top
+        shape = signed(self.sums.exponent_bits + 2)
+        base, candidate = Signal(shape, name=f"base_{name}"), Signal(shape, name=f"candidate_{name}")
         m.d.comb += [
-            base.eq(self._by_pass([1 - fmt.bias for fmt in sums.formats]) - unit),
-            candidate.eq(Mux(found, leading + 1 - base, -(1 << (shape.width - 1)))),
+            base.eq(self._by_pass([1 - fmt.bias for fmt in self.sums.formats], backward) - unit),
+            candidate.eq(Mux(any_bit, leading + 1 - base, -(1 << (shape.width - 1)))),
         ]
         return candidate, base
 
-    def _shared_exps(self, m: Module, candidates: list[Signal], extrema: list[_Extremum]) -> list[tuple[Signal, Value]]:
+    def _shared_exps(
+        self, m: Module, candidates: list[Signal], extrema: list[_Extremum], backward: Value
+    ) -> list[tuple[Signal, Value]]:
         """For each segment, its block's shared exponent, and whether that may go one higher.
 
         The highest that a segment or an extremum of the block asks for, within the format's range.
@@ -300,7 +313,7 @@ class Pack(wiring.Component):
         for size in dict.fromkeys(fmt.block_size for fmt in sums.formats):
             of_size = []
             limits = [fmt.max_shared_exp for fmt in sums.formats if fmt.block_size == size]
-            limit = Const(limits[0]) if len(limits) == 1 else self._by_pass(limits)
+            limit = self._by_pass(limits, backward)
             for block in range(self.lanes // size):
                 of_block = range(block * size // sums.segment, (block + 1) * size // sums.segment)
                 members = [candidates[segment] for segment in of_block]
@@ -323,8 +336,8 @@ class Pack(wiring.Component):
         selected = []
         for segment, (training, gradient) in enumerate(zip(*choices, strict=True)):
             exponent = Signal(training[0].shape(), name=f"exponent_{segment}")
-            m.d.comb += exponent.eq(Mux(self.i.backward, gradient[0], training[0]))
-            selected.append((exponent, Mux(self.i.backward, gradient[1], training[1])))
+            m.d.comb += exponent.eq(Mux(backward, gradient[0], training[0]))
+            selected.append((exponent, Mux(backward, gradient[1], training[1])))
         return selected
 
     def _position(self, m: Module, shared_exp: Value, base: Signal, bits: int, *, name: str) -> Signal:
@@ -338,17 +351,19 @@ class Pack(wiring.Component):
         ]
         return position
 
-    def _start(self, m: Module, position: Signal, *, name: str) -> Signal:
+    def _start(self, m: Module, position: Signal, backward: Value, *, name: str) -> Signal:
         """Place of the guard bit in a sum with `man_bits + 2` zeros below it."""
         start = Signal(range((1 << len(position)) + 2 * self.sums.man_bits + 2), name=f"start_{name}")
-        m.d.comb += start.eq(position + self._by_pass([self.sums.man_bits - fmt.man_bits for fmt in self.sums.formats]))
+        shorter = [self.sums.man_bits - fmt.man_bits for fmt in self.sums.formats]
+        m.d.comb += start.eq(position + self._by_pass(shorter, backward))
         return start
 
-    def _windows(self, m: Module, segment: int, position: Signal, lane_signs: list[Signal]) -> list[_Decision]:
+    def _windows(
+        self, m: Module, segment: int, start: Value, shared: Any, lanes: Any, lane_signs: list[Value], backward: Value
+    ) -> list[_Decision]:
         """How each lane of a segment rounds."""
-        sums, shared = self.sums, self.i.segments[segment]
+        sums = self.sums
         bits = sums.man_bits + 2  # significand and guard bit
-        start = self._start(m, position, name=f"{segment}")
         low_first = bits + sums.fraction_bits  # of the lanes' own bits
         high_first = low_first + sums.low_bits
         lane_amount = Signal(range(sums.low_bits + bits + 1), name=f"lane_amount_{segment}")
@@ -387,7 +402,7 @@ class Pack(wiring.Component):
         m.d.comb += [over_positive.eq(fraction_over[0]), over_negative.eq(fraction_over[1])]
         decisions = []
         for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
-            own, sign = self.i.lanes[lane], lane_signs[lane]
+            own, sign = lanes[lane], lane_signs[lane]
             low, goes_below = own.low[:-1], own.low[-1]
             spread = _window(m, Cat(Const(0, bits - 1), low), lane_amount, bits, name=f"lane_{lane}")
             window, sticky, overflow = (
@@ -406,16 +421,16 @@ class Pack(wiring.Component):
                     | Mux(sign, over_negative, over_positive)
                 ),
             ]
-            decisions.append(self._decision(window, sticky, overflow, sign).only_if(own.valid))
+            decisions.append(self._decision(window, sticky, overflow, sign, backward).only_if(own.valid))
         return decisions
 
-    def _decision(self, window: Signal, sticky: Value, overflow: Value, sign: Value) -> _Decision:
+    def _decision(self, window: Signal, sticky: Value, overflow: Value, sign: Value, backward: Value) -> _Decision:
         """From the bits of a two's complement sum in the window, and whether there are others below and above it."""
         sums = self.sums
         guard, truncated = window[0], window[1:]
         magnitude = truncated ^ sign.replicate(sums.man_bits + 1)
         full = [magnitude[: fmt.significand_bits].all() for fmt in sums.formats]
-        all_ones = full[0] if len(full) == 1 else Mux(self.i.backward, full[1], full[0])
+        all_ones = full[0] if len(full) == 1 else Mux(backward, full[1], full[0])
         return _Decision(
             magnitude=magnitude,
             up=round_up(truncated[0], guard, sticky) ^ sign,
@@ -429,48 +444,65 @@ class Pack(wiring.Component):
 class _Extremum:
     """A chunk's maximum or minimum on its way to the lane that it came from."""
 
-    def __init__(self, m: Module, pack: Pack, block: int, kind: str) -> None:
-        self._pack, self._own, self._name = pack, pack.i.extrema[block][kind], f"{kind}_{block}"
+    def __init__(self, m: Module, pack: Pack, block: int, kind: str, rank: Rank) -> None:
+        own = pack.i.extrema[block][kind]
+        self._pack, self._name = pack, f"{kind}_{block}"
         self._block, self._block_size = block, pack.sums.spec.activation.block_size
-        self._sign = Signal(name=f"sign_{self._name}")
-        m.d.comb += self._sign.eq(self._own.sum[-1])
-        magnitude = self._own.sum[:-1] ^ self._sign.replicate(pack.sums.own_bits)
-        self._candidate, self._base = pack._leading(m, magnitude, self._own.exponent, self._name)
+        sign = own.sum[-1]
+        magnitude = own.sum[:-1] ^ sign.replicate(pack.sums.own_bits)
+        self._top = pack._leading(m, magnitude, own.exponent, self._name, rank)
+        self._cross(own.sum, own.valid, own.lane, rank)
+
+    def _cross(self, total: Value, valid: Value, lane: Value, rank: Rank) -> None:
+        self._sum, self._valid, self._lane = (
+            rank.keep(value, f"{name}_{self._name}")
+            for name, value in (("sum", total), ("own_valid", valid), ("own_lane", lane))
+        )
+        self._sign = self._sum[-1]
 
     def may_be_lane(self, lane: int) -> bool:
         """Whether the lane is one of its block's."""
         return lane // self._block_size == self._block
 
     def is_lane(self, lane: int) -> Value:
-        return self._own.valid & (self._own.lane == lane % self._block_size)
+        return self._valid & (self._lane == lane % self._block_size)
 
     def is_segment(self, segment: int) -> Value:
         size = self._pack.sums.segment
-        return self._own.valid & (self._own.lane // size == segment % (self._block_size // size))
+        return self._valid & (self._lane // size == segment % (self._block_size // size))
+
+    def ask(self, m: Module, backward: Value) -> None:
+        """For a shared exponent."""
+        self._candidate, self._base = self._pack._candidate(m, self._top, backward, self._name)
 
     def candidate_in(self, m: Module, gradient_block: int) -> Signal:
         """Its candidate, in that block of the gradient format; else the lowest number."""
         size = self._pack.sums.formats[-1].block_size
         first = gradient_block * size - self._block * self._block_size
-        inside: Value = self._own.valid
+        inside: Value = self._valid
         if first > 0:
-            inside = inside & (self._own.lane >= first)
+            inside = inside & (self._lane >= first)
         if first + size < self._block_size:
-            inside = inside & (self._own.lane < first + size)
+            inside = inside & (self._lane < first + size)
         candidate = Signal(self._candidate.shape(), name=f"candidate_{self._name}_in_{gradient_block}")
         m.d.comb += candidate.eq(Mux(inside, self._candidate, -(1 << (len(candidate) - 1))))
         return candidate
 
-    def decide(self, m: Module, shared_exps: list[Value]) -> _Decision:
-        """How it rounds. `shared_exps`: of each segment of the beat."""
+    def place(self, m: Module, shared_exps: list[Signal], backward: Value, rank: Rank) -> None:
+        """`shared_exps`: of each segment of the beat."""
         pack, sums, name = self._pack, self._pack.sums, self._name
         per_block = self._block_size // sums.segment
         of_block = shared_exps[self._block * per_block : (self._block + 1) * per_block]
-        shared_exp = Array(of_block)[self._own.lane // sums.segment]
+        position = pack._position(m, Array(of_block)[self._lane // sums.segment], self._base, sums.own_bits, name=name)
+        self._start = rank.keep(pack._start(m, position, backward, name=name), f"start_{name}")
+        self._cross(self._sum, self._valid, self._lane, rank)
+
+    def decide(self, m: Module, backward: Value) -> _Decision:
+        """How it rounds."""
+        pack, sums, name, start = self._pack, self._pack.sums, self._name, self._start
         bits = sums.man_bits + 2
-        start = pack._start(m, pack._position(m, shared_exp, self._base, sums.own_bits, name=name), name=name)
-        value = Cat(Const(0, bits), self._own.sum, self._sign.replicate(pack.beyond))
-        end = bits + len(self._own.sum) - 1
+        value = Cat(Const(0, bits), self._sum, self._sign.replicate(pack.beyond))
+        end = bits + sums.own_bits
         dropped = _below(m, start, end, name=f"dropped_{name}")
         kept = _below(m, start + bits, end, name=f"kept_{name}")
         window = Signal(bits, name=f"window_{name}")
@@ -480,4 +512,4 @@ class _Extremum:
             sticky.eq((value[:end] & dropped).any()),
             overflow.eq(((value[bits:end] ^ self._sign.replicate(end - bits)) & ~kept[bits:]).any()),
         ]
-        return pack._decision(window, sticky, overflow, self._sign)
+        return pack._decision(window, sticky, overflow, self._sign, backward)

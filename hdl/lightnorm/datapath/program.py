@@ -151,9 +151,19 @@ class Program:
     registers: int
 
 
-def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dict[str, int]) -> Program:
+def schedule(
+    name: str,
+    *,
+    divide_cycles: int,
+    scale_is_short: bool,
+    pinned: dict[str, int],
+    latency: int,
+    first_total: int,
+) -> Program:
     """List scheduling of pass `name` by longest remaining path, around the slots in which its statistics are read.
 
+    `latency`: slots from an operation's last one to the first that can read its result. `first_total`: the slot in
+    which the first statistic is there; the others follow, one a slot.
     `divide_cycles`: cycles of a reciprocal's digit recurrence. `scale_is_short`: a scale fits half a significand, so
     that multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere).
     Parameter words are consumed, and result words emitted, in their streams' order.
@@ -171,13 +181,13 @@ def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dic
     urgency: dict[str, int] = {}
     for operation in reversed(PROGRAMS[name]):
         users = [urgency[user.result] for user in operations.values() if operation.result in user.operands]
-        urgency[operation.result] = cycles(operation) + 2 + max(users, default=0)
+        urgency[operation.result] = cycles(operation) + latency + max(users, default=0)
 
     start: dict[str, int] = {}
-    end: dict[str, int] = {}  # last cycle in the operand stage; readable two cycles later
+    end: dict[str, int] = {}  # last cycle in the operand stage; readable `latency` cycles later
     totals = [operation for operation in operations.values() if operation.kind is Kind.TOTAL]
     for operation in totals:
-        start[operation.result] = end[operation.result] = STATISTICS.index(operation.a)
+        start[operation.result] = end[operation.result] = first_total + STATISTICS.index(operation.a)
     busy = set(start.values())
     cycle = 0
     while len(start) < len(operations):
@@ -188,7 +198,7 @@ def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dic
             occupied = range(first_busy, cycle + length + 1)
             if (
                 operation.result not in start
-                and all(end.get(operand, cycle) + 2 <= cycle for operand in operation.operands if operand in operations)
+                and all(end.get(operand, cycle) + latency <= cycle for operand in operation.operands if operand in operations)
                 and not busy.intersection(occupied)
                 and _in_order(operation, words, operations, end, cycle)
                 and all(result in start for result in results[: _rank(operation.result, results)])
@@ -201,7 +211,7 @@ def schedule(name: str, *, divide_cycles: int, scale_is_short: bool, pinned: dic
         length = cycles(chosen)
         start[chosen.result], end[chosen.result] = cycle, cycle + length
         busy.update(range(cycle + length if chosen.kind is Kind.RECIPROCAL else cycle, cycle + length + 1))
-    return _assemble(operations, start, end, words, results, kept, pinned)
+    return _assemble(operations, start, end, words, results, kept, pinned, latency)
 
 
 def _rank(value: str, ordered: tuple[str, ...]) -> int:
@@ -228,16 +238,24 @@ def _assemble(
     results: tuple[str, ...],
     kept: tuple[str, ...],
     pinned: dict[str, int],
+    latency: int,
 ) -> Program:
-    length = max(end.values()) + 2
+    length = max(end.values()) + latency
     slots = [Slot() for _ in range(length)]
     last_use = {
         value: length
         if value in kept
-        else max((end[user.result] for user in operations.values() if value in user.operands), default=end[value] + 1)
+        else max(
+            (
+                # the recurrence's divisor is looked at until its result is rounded
+                end[user.result] + (latency - 2 if user.kind is Kind.RECIPROCAL else 0)
+                for user in operations.values() if value in user.operands
+            ),
+            default=end[value] + latency - 1,
+        )  # fmt: skip
         for value in operations
     }
-    register = _allocate(operations, end, last_use, pinned)
+    register = _allocate(operations, end, last_use, pinned, latency)
     for operation in operations.values():
         result, first, last = operation.result, start[operation.result], end[operation.result]
         for cycle in (first, last) if operation.kind is not Kind.RECIPROCAL else (last,):
@@ -249,8 +267,9 @@ def _assemble(
             slots[first].divide_start = True
             for cycle in range(first + 1, last):
                 slots[cycle].divide_step = True
-        slots[last + 1].write, slots[last + 1].emit = operation, result in results
-        slots[last + 1].registers[result] = register[result]
+        written = slots[last + latency - 1]
+        written.write, written.emit = operation, result in results
+        written.registers[result] = register[result]
     for word in words:
         slots[max(end[user.result] for user in operations.values() if word in user.operands)].pop_parameter = True
     totals = [operation for operation in operations.values() if operation.kind is Kind.TOTAL]
@@ -260,12 +279,17 @@ def _assemble(
 
 
 def _allocate(
-    operations: dict[str, Operation], end: dict[str, int], last_use: dict[str, int], pinned: dict[str, int]
+    operations: dict[str, Operation],
+    end: dict[str, int],
+    last_use: dict[str, int],
+    pinned: dict[str, int],
+    latency: int,
 ) -> dict[str, int]:
     """A register for every value; two values share one if the second is written after the first's last use."""
 
-    def overlap(a: str, b: str) -> bool:  # written at the end of cycle end + 1, read through last_use
-        return end[a] + 1 < last_use[b] and end[b] + 1 < last_use[a] or end[a] == end[b]
+    def overlap(a: str, b: str) -> bool:  # written at the end of cycle end + latency - 1, read through last_use
+        written = latency - 1
+        return end[a] + written < last_use[b] and end[b] + written < last_use[a] or end[a] == end[b]
 
     register: dict[str, int] = {value: pinned[value] for value in operations if value in pinned}
     for value in sorted(operations, key=lambda name: end[name]):

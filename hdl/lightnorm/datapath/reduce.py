@@ -16,8 +16,6 @@ reads them (`STATISTICS`), and the next channel may overwrite each in the cycle 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -25,14 +23,25 @@ from amaranth.lib.wiring import In, Out
 from lightnorm_golden.formats import BlockFormat
 from lightnorm_golden.spec import MAX_ELEMENTS, NormSpec
 
+from ..arith.rank import Rank
 from ..arith.shift import normalize, shift_left
-from .beat import beat_layout, block_layout
+from .beat import beat_layout
 from .extrema import place_layout, record_layout
 from .program import STATISTICS
 
-__all__ = ["Reduce", "statistics_shapes"]
+__all__ = ["Reduce", "first_total", "statistics_shapes"]
 
 ELEMENT_COUNT_BITS = MAX_ELEMENTS.bit_length() - 1
+
+
+FINE_BITS = 3
+"""Of a shift that is cut: so many low bits of the amount before the registers."""
+
+
+def first_total(deep: bool) -> int:
+    """Cycles from the one in which a channel's last beat leaves the first stage and the program begins, to the first
+    in which the first of `STATISTICS` is complete; less one."""
+    return 2 if deep else 0
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -70,53 +79,56 @@ def _signed_sum(m: Module, magnitudes: list[Value], signs: list[Value], *, name:
     return total
 
 
-class BlockExtrema(wiring.Component):
-    """Maximum and minimum of one block's elements, padding left out; combinational.
+class BlockExtrema:
+    """Maximum and minimum of one block's elements, padding left out.
 
-    The extrema come as order keys (see `_order_key`) of man_bits + 2 bits, where `lanes` asks for it with the index of
-    the first element that attains each; `o_empty`: the block is all padding, and they mean nothing. Padding is
-    always behind the elements, so
-    that of any run of elements the first one tells whether it holds an element at all.
+    The extrema are order keys (see `_order_key`) of man_bits + 2 bits, where `lanes` asks for it with the index of the
+    first element that attains each; `empty`: the block is all padding, and they mean nothing. Padding is always behind
+    the elements, so that of any run of elements the first one tells whether it holds an element at all.
+
+    A balanced tree before the rank `first`; `deep` has half of its levels behind it. Everything is behind `second`.
     """
 
-    def __init__(self, *, fmt: BlockFormat, lanes: bool) -> None:
-        self.format, self.lanes = fmt, lanes
-        super().__init__(
-            {
-                "i": In(block_layout(fmt)),
-                "o_max": Out(fmt.element_bits),
-                "o_min": Out(fmt.element_bits),
-                "o_max_lane": Out(range(fmt.block_size)),
-                "o_min_lane": Out(range(fmt.block_size)),
-                "o_empty": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        fmt = self.format
+    def __init__(
+        self,
+        m: Module,
+        block: data.View[data.StructLayout],
+        *,
+        size: int,
+        lanes: bool,
+        deep: bool,
+        first: Rank,
+        second: Rank,
+        name: str,
+    ) -> None:
+        self._lanes, self._name = lanes, name
         runs: list[tuple[Value, ...]] = []  # maximum and its lane, minimum and its lane, whether there is an element
-        for index in range(fmt.block_size):
-            element = self.i.elements[index]
-            exists, key = Signal(name=f"exists_{index}"), Signal(fmt.element_bits, name=f"key_{index}")
+        for index in range(size):
+            element = block.elements[index]
+            exists, key = Signal(name=f"exists_{name}_{index}"), Signal(len(element.as_value()), name=f"key_{name}_{index}")
             m.d.comb += [
                 exists.eq(~element.sign | element.significand.any()),
                 key.eq(_order_key(element)),
             ]
             runs.append((key, Const(index, 0), key, Const(index, 0), exists))
-        level = 0
-        while len(runs) > 1:
+        levels = (size - 1).bit_length()
+        before_first = -(-levels // 2) if deep else levels
+        for level in range(levels):
+            if level == before_first:
+                runs = [self._kept(run, first, f"{level}_{index}") for index, run in enumerate(runs)]
             following = [self._join(m, runs[i], runs[i + 1], level, i) for i in range(0, len(runs) - 1, 2)]
-            runs, level = following + runs[len(runs) // 2 * 2 :], level + 1
-        largest, max_lane, smallest, min_lane, exists = runs[0]
-        m.d.comb += [
-            self.o_max.eq(largest),
-            self.o_min.eq(smallest),
-            self.o_max_lane.eq(max_lane),
-            self.o_min_lane.eq(min_lane),
-            self.o_empty.eq(~exists),
-        ]
-        return m
+            runs = following + runs[len(runs) // 2 * 2 :]
+        (run,) = runs
+        if before_first == levels:
+            run = self._kept(run, first, "all")
+        self.max, self.max_lane, self.min, self.min_lane, exists = self._kept(run, second, "all")
+        self.empty = ~exists
+
+    def _kept(self, run: tuple[Value, ...], rank: Rank, name: str) -> tuple[Value, ...]:
+        kinds = ("max", "max_lane", "min", "min_lane", "exists")
+        return tuple(
+            rank.keep(value, f"{kind}_{self._name}_{name}") for kind, value in zip(kinds, run, strict=True)
+        )
 
     def _join(
         self, m: Module, first: tuple[Value, ...], second: tuple[Value, ...], level: int, index: int
@@ -127,12 +139,12 @@ class BlockExtrema(wiring.Component):
         """
         first_max, first_max_lane, first_min, first_min_lane, first_exists = first
         second_max, second_max_lane, second_min, second_min_lane, second_exists = second
-        name = f"{level}_{index}"
+        name = f"{self._name}_{level}_{index}"
         above, below = Signal(name=f"above_{name}"), Signal(name=f"below_{name}")
         m.d.comb += [
             above.eq((second_max > first_max) & second_exists),
             below.eq(
-                (~(second_max > first_max) if not level and not self.lanes else second_min < first_min) & second_exists
+                (~(second_max > first_max) if not level and not self._lanes else second_min < first_min) & second_exists
             ),
         ]
         joined = []
@@ -189,14 +201,22 @@ class Normalized(wiring.Component):
         return m
 
 
+def _shift(m: Module, value: Value, amount: Value, width: int, rank: Rank, *, name: str) -> Signal:
+    """value << amount, kept to `width` bits; the short steps of it before the rank, the long ones behind."""
+    fine, coarse = amount[:FINE_BITS], amount[FINE_BITS:]
+    reach = min(width, len(value) + (1 << len(fine)) - 1)
+    started = rank.keep(shift_left(m, value, fine, reach, name=f"{name}_fine"), f"{name}_fine")
+    return shift_left(m, started, rank.keep(coarse, f"{name}_coarse"), width, unit=1 << len(fine), name=name)
+
+
 class FixedPoint(wiring.Component):
-    """A normalized order key as an integer of steps, inverted where negative; combinational.
+    """A normalized order key as an integer of steps, inverted where negative; combinational, `deep` takes a cycle.
 
     The value is `o + o_negative`: the caller's adder takes the one that two's complement still needs.
     """
 
-    def __init__(self, *, fmt: BlockFormat) -> None:
-        self.format = fmt
+    def __init__(self, *, fmt: BlockFormat, deep: bool) -> None:
+        self.format, self.deep = fmt, deep
         self.exponent_bits = _exponent_bits(fmt)
         super().__init__(
             {
@@ -219,11 +239,13 @@ class FixedPoint(wiring.Component):
         significand = Cat(magnitude[: fmt.man_bits], exponent.any())
         # the shift by exponent - 1 - man_bits is made by exponent, and its last man_bits + 1 places, all zeros, dropped
         width = fmt.significand_bits + fmt.max_shared_exp + fmt.man_bits + 1
-        shifted = shift_left(m, significand, exponent, width, name="shift")
+        rank = Rank(m, "fine", Const(1), built=self.deep)
+        shifted = _shift(m, significand, exponent, width, rank, name="shift")
+        is_negative = rank.keep(negative, "negative")
         steps = shifted[fmt.man_bits + 1 :]
         m.d.comb += [
-            self.o.eq(Cat(steps, 0) ^ negative.replicate(len(self.o))),
-            self.o_negative.eq(negative),
+            self.o.eq(Cat(steps, 0) ^ is_negative.replicate(len(self.o))),
+            self.o_negative.eq(is_negative),
         ]
         return m
 
@@ -232,7 +254,8 @@ class Reduce(wiring.Component):
     """Statistics of each channel, and in a backward build the places of its chunks' extrema.
 
     One beat per cycle. A channel's last beat waits in the first stage until the coefficients' program begins
-    (`i_begin`); the totals are then there in the program's first cycles, the k-th of `STATISTICS` in its cycle k alone.
+    (`i_begin`); the totals are then there in the program's first cycles, the k-th of `STATISTICS` in its cycle
+    `first_total(deep)` + k alone.
 
     Ports
     -----
@@ -246,8 +269,8 @@ class Reduce(wiring.Component):
     i_records_free : a beat's records can be taken.
     """
 
-    def __init__(self, *, spec: NormSpec, lanes: int, backward: bool) -> None:
-        self.spec, self.lanes, self.backward = spec, lanes, backward
+    def __init__(self, *, spec: NormSpec, lanes: int, backward: bool, deep: bool) -> None:
+        self.spec, self.lanes, self.backward, self.deep = spec, lanes, backward, deep
         fmt = spec.activation
         blocks = lanes // fmt.block_size
         self.statistics = {
@@ -280,82 +303,66 @@ class Reduce(wiring.Component):
         blocks = self.lanes // fmt.block_size
 
         # 1: each block's maximum, minimum and sums
-        occupied, last, chunk_end = Signal(), Signal(reset_less=True), Signal(blocks, reset_less=True)
-        load, go = Signal(), Signal()
-        records = Signal(reset_less=True)  # chunks that close are recorded
-        free: Value = Const(1)
-        if self.backward:
-            free = self.i_records_free | ~records
-            with m.If(load):
-                m.d.sync += records.eq(self.i_backward)
+        first = Rank(m, "first", self.i_valid, advance=self.o_ready)
+        last, chunk_end = first.keep(self.i_last, "last"), first.keep(self.i_chunk_end, "chunk_end")
+        records = first.keep(self.i_backward, "records") if self.backward else Const(0)  # of chunks that close
+        free, go = Signal(), Signal()
         m.d.comb += [
-            self.o_occupied.eq(occupied),
-            self.o_request.eq(occupied & last & free),
-            go.eq(occupied & free & (self.i_begin | ~last)),
-            self.o_ready.eq(~occupied | go),
-            load.eq(self.i_valid & self.o_ready),
+            free.eq(self.i_records_free | ~records if self.backward else 1),
+            self.o_occupied.eq(first.valid),
+            self.o_request.eq(first.valid & last & free),
+            go.eq(first.valid & free & (self.i_begin | ~last)),
+            self.o_ready.eq(~first.valid | go),
         ]
-        with m.If(self.o_ready):
-            m.d.sync += occupied.eq(self.i_valid)
-        with m.If(load):
-            m.d.sync += [last.eq(self.i_last), chunk_end.eq(self.i_chunk_end)]
-
-        def kept(value: Value, name: str) -> Signal:
-            register = Signal(value.shape(), name=name, reset_less=True)
-            with m.If(load):
-                m.d.sync += register.eq(value)
-            return register
-
+        second = Rank(m, "second", go, built=self.deep)
         summaries, sums = [], []
         for index in range(blocks):
             block = self.i[index]
-            extrema = m.submodules[f"block_{index}"] = BlockExtrema(fmt=fmt, lanes=self.backward)
-            m.d.comb += extrema.i.eq(block)
-            shared_exp = kept(block.shared_exp, f"shared_exp_{index}")
-            summary = [
-                kept(getattr(extrema, f"o_{name}"), f"{name}_{index}")
-                for name in ("max", "min", "empty", "max_lane", "min_lane")
-            ]
-            summaries.append((*summary, shared_exp))
+            extrema = BlockExtrema(
+                m, block, size=fmt.block_size, lanes=self.backward, deep=self.deep, first=first, second=second,
+                name=f"{index}",
+            )  # fmt: skip
+            shared_exp = first.keep(block.shared_exp, f"shared_exp_{index}")
+            summaries.append((extrema, second.keep(shared_exp, f"shared_exp_{index}")))
             elements = [block.elements[lane] for lane in range(fmt.block_size)]
             block_sum = _signed_sum(
                 m, [element.significand for element in elements], [element.sign for element in elements],
                 name=f"block_sum_{index}",
             )  # fmt: skip
-            sums.append((kept(block_sum, f"sum_{index}"), shared_exp))
-        if self.backward:
-            grad_sums, product_sums = self._gradient_sums(m, kept)
+            sums.append((first.keep(block_sum, f"sum_{index}"), shared_exp))
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
-        ranges = self._scan(m, summaries, chunk_end, records, go, last)
+        ranges = self._scan(
+            m, summaries, second.keep(chunk_end, "chunk_end"), second.keep(records, "records"), second.valid,
+            second.keep(last, "last"),
+        )  # fmt: skip
 
         # the totals, each in its cycle
-        def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int) -> None:
+        when = [(go, last)]  # cycles later: there is a beat, it is its channel's last
+
+        def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int, *, behind: int) -> None:
+            """`behind`: the cycle in which the addends are there."""
             shape, _ = self.statistics[name]
-            stage = STATISTICS.index(name)
-            valid, closing = go, last
-            for cycle in range(1, stage + 1):
-                following = [Signal(name=f"{name}_valid_{cycle}"), Signal(name=f"{name}_last_{cycle}", reset_less=True)]
-                m.d.sync += [following[0].eq(valid), following[1].eq(closing)]
-                valid, closing = following
-                if name != "range_total":  # the scan has delayed it
-                    delayed = []
-                    for index, pair in enumerate(addends):
-                        registers = [
-                            Signal(value.shape(), name=f"{name}_{part}_{index}_{cycle}", reset_less=True)
-                            for part, value in zip(("sum", "exp"), pair, strict=True)
-                        ]
-                        m.d.sync += [register.eq(value) for register, value in zip(registers, pair, strict=True)]
-                        delayed.append(tuple(registers))
-                    addends = delayed
+            cycle = first_total(self.deep) + STATISTICS.index(name)
+            while len(when) <= cycle:
+                later = Signal(name=f"go_{len(when)}"), Signal(name=f"last_{len(when)}", reset_less=True)
+                m.d.sync += [register.eq(value) for register, value in zip(later, when[-1], strict=True)]
+                when.append(later)
+            valid, closing = when[cycle]
             rows = []
             if name == "range_total":
-                rows = ranges
+                rows = ranges  # the scan has delayed them
             for index, (value, exponent) in enumerate(addends):
+                for delay in range(behind, cycle - self.deep):
+                    rank = Rank(m, f"delay_{delay}", Const(1))
+                    value = rank.keep(value, f"{name}_sum_{index}")
+                    exponent = rank.keep(exponent, f"{name}_exp_{index}")
+                rank = Rank(m, "fine", Const(1), built=self.deep)
                 masked = Signal(value.shape(), name=f"{name}_masked_{index}")
-                m.d.comb += masked.eq(value & valid.replicate(len(value)))
+                counts = when[cycle - self.deep][0]
+                m.d.comb += masked.eq(value & counts.replicate(len(value)))
                 width = len(value) + largest_exponent
-                rows.append(shift_left(m, masked, exponent, width, name=f"{name}_shift_{index}"))
+                rows.append(_shift(m, masked, exponent, width, rank, name=f"{name}_shift_{index}"))
             fresh = Signal(init=1, name=f"{name}_fresh")  # the next beat is a channel's first
             accumulator = Signal(shape, name=f"{name}_register", reset_less=True)
             before = Signal(shape, name=f"{name}_before")
@@ -367,19 +374,20 @@ class Reduce(wiring.Component):
             with m.If(valid):
                 m.d.sync += fresh.eq(closing)
 
-        total("total", sums, fmt.max_shared_exp)
-        total("range_total", [], 0)
+        total("total", sums, fmt.max_shared_exp, behind=0)
+        total("range_total", [], 0, behind=0)
         if self.backward:
+            grad_sums, product_sums = self._gradient_sums(m, first, second)
             largest_grad = self.spec.gradient.max_shared_exp
-            total("grad_total", grad_sums, largest_grad)
-            total("product_total", product_sums, fmt.max_shared_exp + largest_grad)
+            total("grad_total", grad_sums, largest_grad, behind=0)
+            total("product_total", product_sums, fmt.max_shared_exp + largest_grad, behind=int(self.deep))
         return m
 
     def _gradient_sums(
-        self, m: Module, kept: Callable[[Value, str], Signal]
+        self, m: Module, first: Rank, second: Rank
     ) -> tuple[list[tuple[Value, Value]], list[tuple[Value, Value]]]:
-        """Registered: sum and shared exponent of each gradient block; sum of products and of both exponents of each
-        piece that lies in one block of either format."""
+        """Sum and shared exponent of each gradient block, behind the first rank; sum of products and of both exponents
+        of each piece that lies in one block of either format, behind the second."""
         fmt, grad_fmt = self.spec.activation, self.spec.gradient
         grad_sums = []
         for index in range(self.lanes // grad_fmt.block_size):
@@ -389,7 +397,9 @@ class Reduce(wiring.Component):
                 m, [element.significand for element in elements], [element.sign for element in elements],
                 name=f"grad_block_sum_{index}",
             )  # fmt: skip
-            grad_sums.append((kept(block_sum, f"grad_sum_{index}"), kept(block.shared_exp, f"grad_exp_{index}")))
+            grad_sums.append(
+                (first.keep(block_sum, f"grad_sum_{index}"), first.keep(block.shared_exp, f"grad_exp_{index}"))
+            )
         product_sums = []
         piece = math.gcd(fmt.block_size, grad_fmt.block_size)
         for index in range(self.lanes // piece):
@@ -401,22 +411,30 @@ class Reduce(wiring.Component):
                 m.d.comb += product.eq(x.significand * g.significand)
                 products.append(product)
                 signs.append(x.sign ^ g.sign)
-            piece_sum = _signed_sum(m, products, signs, name=f"product_piece_sum_{index}")
-            exponent = (
+            if self.deep:
+                products = [first.keep(product, f"product_{index}_{i}") for i, product in enumerate(products)]
+                signs = [first.keep(sign, f"product_sign_{index}_{i}") for i, sign in enumerate(signs)]
+            piece_sum: Value = _signed_sum(m, products, signs, name=f"product_piece_sum_{index}")
+            if not self.deep:
+                piece_sum = first.keep(piece_sum, f"product_sum_{index}")
+            exponent = first.keep(
                 self.i[index * piece // fmt.block_size].shared_exp
-                + self.i_grad[index * piece // grad_fmt.block_size].shared_exp
+                + self.i_grad[index * piece // grad_fmt.block_size].shared_exp,
+                f"product_exp_{index}",
             )
-            product_sums.append((kept(piece_sum, f"product_sum_{index}"), kept(exponent, f"product_exp_{index}")))
+            product_sums.append(
+                (second.keep(piece_sum, f"product_sum_{index}"), second.keep(exponent, f"product_exp_{index}"))
+            )
         return grad_sums, product_sums
 
     def _scan(
         self,
         m: Module,
-        summaries: list[tuple[Signal, ...]],
-        chunk_end: Signal,
-        records: Signal,
-        go: Signal,
-        last: Signal,
+        summaries: list[tuple[BlockExtrema, Signal]],
+        chunk_end: Value,
+        records: Value,
+        go: Value,
+        last: Value,
     ) -> list[Value]:
         """Registered: the addends of `range_total`; and what is known of a closed chunk's places, as it closes."""
         fmt = self.spec.activation
@@ -428,10 +446,13 @@ class Reduce(wiring.Component):
         beat, odd = Signal(place["beat"].shape), Signal()
         running, running_place, begins = dict(carried), dict(carried_place), fresh
         ranges: list[Value] = []
-        for index, (largest, smallest, empty, max_lane, min_lane, shared_exp) in enumerate(summaries):
+        for index, (extrema, shared_exp) in enumerate(summaries):
+            empty = extrema.empty
             closes = Signal(name=f"closes_{index}")
             m.d.comb += closes.eq(chunk_end[index] & ~empty & go)
-            for kind, key, lane in (("max", largest, max_lane), ("min", smallest, min_lane)):
+            for kind, key, lane in (
+                ("max", extrema.max, extrema.max_lane), ("min", extrema.min, extrema.min_lane)
+            ):  # fmt: skip
                 normalized = m.submodules[f"{kind}_{index}"] = Normalized(fmt=fmt)
                 beyond, chosen = Signal(name=f"{kind}_beyond_{index}"), Signal(key_bits, name=f"chunk_{kind}_{index}")
                 before = running[kind]
@@ -456,7 +477,7 @@ class Reduce(wiring.Component):
                 # without a chunk's end, the key of the number 0
                 closed = Signal(key_bits, name=f"closed_{kind}_{index}", reset_less=True)
                 m.d.sync += closed.eq(Cat(chosen[:-1] & closes.replicate(key_bits - 1), chosen[-1] | ~closes))
-                steps = m.submodules[f"fixed_{kind}_{index}"] = FixedPoint(fmt=fmt)
+                steps = m.submodules[f"fixed_{kind}_{index}"] = FixedPoint(fmt=fmt, deep=self.deep)
                 m.d.comb += steps.i_key.eq(closed)
                 # max - min = max + ~min + 1, each still short of the one that its own inversion needs
                 ranges += [steps.o, steps.o_negative] if kind == "max" else [(~steps.o).as_signed(), ~steps.o_negative]

@@ -55,10 +55,11 @@ def machine(
     passes: tuple[str, ...] = ("train", "infer"),
     gradient: BlockFormat = GRADIENT,
     max_chunks: int = 64,
+    pipeline: str = "short",
 ) -> Config:
     """A configuration with `beat` blocks per beat and a buffer of `buffer` beats."""
     spec = NormSpec(BlockFormat(exp_bits, man_bits, block_size), gradient, coef, scale, gain)
-    return Config(spec, Implementation(passes, beat, buffer * beat, max_chunks))
+    return Config(spec, Implementation(passes, beat, buffer * beat, max_chunks, pipeline=pipeline))
 
 
 @dataclass(frozen=True)
