@@ -5,10 +5,14 @@ clock gate, small multipliers become arrays of rows, carries ripple through the 
 and ABC maps with its area mapper (amap) after more rounds of optimization than its default script has.
 
 The result is the area of the mapped cells before placement: smallest drive strengths, no buffers, clock tree or scan.
+
+With a clock to reach there is another recipe: parallel-prefix carries everywhere, ABC's delay mapper, buffers and drive
+strengths. Two rounds of area optimization less: ABC's dc2 makes ripple carries out of the prefix ones.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 from .liberty import Cell
 
@@ -56,6 +60,13 @@ balance -l; resub -K 6 -l; rewrite -l; resub -K 6 -N 2 -l; refactor -l; resub -K
 balance -l; resub -K 8 -N 2 -l; rewrite -l; resub -K 10 -l; rewrite -z -l; resub -K 10 -N 2 -l
 balance -l; resub -K 12 -l; refactor -z -l; resub -K 12 -N 2 -l; rewrite -z -l; balance -l
 """
+SPEED_ABC_SCRIPT = """\
+strash; ifraig; scorr; dch -f; map -B 0.9 -D {delay}; topo
+buffer -c -N 12; upsize -D {delay}; dnsize -D {delay}; stime -p
+"""
+# Of a clock period; the rest is for the registers, whose delays ABC does not know.
+LOGIC_SHARE = 0.88
+
 ABC_SCRIPT = f"strash; ifraig\n{2 * ABC_ROUND}strash; dch -f; amap -F 20 -A 20 -C 1000 -m\n"
 
 # The operand with fewer bits selects the rows. Yosys' own mapping takes some 4 % more area, for the sake of speed.
@@ -165,11 +176,22 @@ def gate_recipe() -> Recipe:
     return Recipe(TRIM + ARITHMETIC + GATES, {})
 
 
-def cell_recipe(cells: dict[str, Cell], library_text: str) -> Recipe:
-    """How to map onto a library, given its cells and the text of its Liberty file."""
+def cell_recipe(cells: dict[str, Cell], library_text: str, clock_ns: float | None = None) -> Recipe:
+    """How to map onto a library, given its cells and the text of its Liberty file; for area, or for a clock period."""
     files = {"library.lib": library_text, "area.abc": ABC_SCRIPT, "multiplier.v": MULTIPLIER}
     library = " ".join(["-liberty library.lib", *(f"-dont_use {pattern}" for pattern in DONT_USE)])
     script = "read_liberty -lib -ignore_miss_func library.lib\n"
+    if clock_ns is not None:
+        files = {"library.lib": library_text}
+        files["speed.abc"] = SPEED_ABC_SCRIPT.format(delay=round(1000 * LOGIC_SHARE * clock_ns))
+        script += TRIM + ARITHMETIC + _clock_gating(cells.values()) + "techmap\nopt -fast -nosdff\n"
+        constraint = ""
+        if driver := _smallest_buffer(cells.values()):  # else ABC takes registers for ideal drivers
+            files["drive.constr"] = f"set_driving_cell {driver}\nset_load 5.0\n"
+            constraint = "-constr drive.constr"
+        script += f"dfflibmap {library}\nopt -fast -nosdff\n"
+        script += f"abc {library} {constraint} -script speed.abc\nopt_clean\n"
+        return Recipe(script, files)
     script += TRIM + "techmap -map multiplier.v t:$mul\nopt -nosdff\n" + ARITHMETIC + _clock_gating(cells.values())
     if adder := _full_adder(cells.values()):
         files["carry.v"] = RIPPLE_CARRY
@@ -195,6 +217,17 @@ def _clock_gating(cells: Iterable[Cell]) -> str:
         "simplemap t:$dff t:$dffe t:$adff t:$adffe\n"
         f"clockgate -pos {gate.name} {enable}:{clock}:{output} {tie} -min_net_size {CLOCK_GATE_REGISTERS}\n"
     )
+
+
+def _smallest_buffer(cells: Iterable[Cell]) -> str | None:
+    """Name of the smallest cell whose one output is its one input."""
+    buffers = [
+        (cell.area, cell.name) for cell in cells
+        if not cell.sequential and not cell.dont_use and len(cell.inputs) == 1 and len(cell.functions) == 1
+        and not any(fnmatch(cell.name, pattern) for pattern in DONT_USE)
+        and cell.truth_table(next(iter(cell.functions))) == 0b10
+    ]  # fmt: skip
+    return min(buffers)[1] if buffers else None
 
 
 def _full_adder(cells: Iterable[Cell]) -> dict[str, str] | None:

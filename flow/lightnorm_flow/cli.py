@@ -39,6 +39,14 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file such as configs/default.toml.")]
+PipelineOption = Annotated[
+    Literal["short", "deep"] | None,
+    typer.Option(
+        "--pipeline",
+        help="Build for the least area, or for the fastest clock.",
+        show_default="what the configuration says",
+    ),
+]
 PassesOption = Annotated[
     str | None,
     typer.Option(
@@ -68,7 +76,9 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _open(path: Path, out: Path | None, passes: str | None = None) -> tuple[Config, Path]:
+def _open(
+    path: Path, out: Path | None, passes: str | None = None, pipeline: str | None = None
+) -> tuple[Config, Path]:
     """The configuration, and the folder for results."""
     try:
         config = load_config(path)
@@ -80,6 +90,8 @@ def _open(path: Path, out: Path | None, passes: str | None = None) -> tuple[Conf
             config = replace(config, implementation=replace(config.implementation, passes=names))
         except ConfigError as error:
             raise ValueError(str(error).replace("implementation.passes", "--passes")) from None
+    if pipeline is not None:
+        config = replace(config, implementation=replace(config.implementation, pipeline=pipeline))
     out = out or Path("build") / path.stem
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is not a folder")
@@ -105,6 +117,7 @@ def generate_command(
     config: ConfigOption,
     top: TopOption = "core",
     passes: PassesOption = None,
+    pipeline: PipelineOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,7 +127,7 @@ def generate_command(
     instantiation, constraints, and a FuseSoC core.
     """
     with _errors():
-        built, folder = _open(config, out, passes)
+        built, folder = _open(config, out, passes, pipeline)
         with steps(1, quiet=as_json) as step:
             step("generating the Verilog")
             description = generate(built, folder, top=top)
@@ -159,6 +172,7 @@ def simulate_command(
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Of the checkpoint, such as features.1.")] = None,
     passes: PassesOption = None,
+    pipeline: PipelineOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -172,7 +186,7 @@ def simulate_command(
         "grad": grad,
     }  # fmt: skip
     with _errors():
-        built, folder = _open(config, out, passes)
+        built, folder = _open(config, out, passes, pipeline)
         check_mode(built, mode, files)
         if from_torch is not None or layer is not None:
             files |= torch_layer(from_torch, layer, files, folder / "layer")
@@ -241,26 +255,31 @@ def synth_command(
     config: ConfigOption,
     target: Annotated[str, typer.Option(help=TARGET_HELP[0].upper() + TARGET_HELP[1:] + ".")] = "generic",
     unit: Annotated[str | None, typer.Option(help="Only this stage, such as apply.", show_default="all")] = None,
+    clock_ns: Annotated[
+        float | None,
+        typer.Option("--clock-ns", help="With a library: map for this clock period, and measure the clock."),
+    ] = None,
     top: TopOption = "core",
     passes: PassesOption = None,
+    pipeline: PipelineOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Synthesize with Yosys; writes synth.json (area or resources, per module), netlist.v and yosys.log."""
     with _errors():
-        built, folder = _open(config, out, passes)
+        built, folder = _open(config, out, passes, pipeline)
         _check_target(target)
-        with steps(3, quiet=as_json) as step:
+        with steps(3 + (clock_ns is not None), quiet=as_json) as step:
             step("generating the Verilog")
             generate(built, folder, top=top)
             result = synthesize(
                 folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, lanes=built.lanes, unit=unit,
-                progress=step,
+                clock_ns=clock_ns, progress=step,
             )  # fmt: skip
     if as_json:
         _print_json(result)
         return
-    hidden = ("modules", "memories", "stages", "stage_unit", "target", "tool", "top")
+    hidden = ("modules", "memories", "critical_path", "stages", "stage_unit", "target", "tool", "top")
     title = f"{config.stem}: {result['top']} on {result['target']} ({result['tool']})"
     print_pairs(title, {key: number(value) for key, value in result.items() if key not in hidden})
     size = result["stage_unit"]
@@ -279,12 +298,13 @@ def report_command(
     ] = None,
     simulator: SimulatorOption = "verilator",
     passes: PassesOption = None,
+    pipeline: PipelineOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate, simulate a training step and inference on real tensors, synthesize; writes report.md, report.json."""
     with _errors():
-        built, folder = _open(config, out, passes)
+        built, folder = _open(config, out, passes, pipeline)
         if not data.is_dir():
             raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
         targets = target or ["generic"]

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightnorm.yosys import ToolError, run_yosys, yosys_version
 
 from .asic import Recipe, cell_recipe, gate_recipe
 from .liberty import Cell, read_cells, read_text
+from .timing import measure_clock
 
 __all__ = ["TARGETS", "synthesize"]
 
@@ -98,19 +99,24 @@ def synthesize(
     out_dir: Path,
     lanes: int,
     unit: str | None = None,
+    clock_ns: float | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Synthesize ``top``, or of it only the submodule ``unit`` such as "apply"; returns what synth.json then holds.
 
-    ``target`` is "generic", "ecp5", "ice40", "xilinx" or the path of a Liberty file (.lib, .lib.gz). ``out_dir`` gets
+    ``target`` is "generic", "ecp5", "ice40", "xilinx" or the path of a Liberty file (.lib, .lib.gz). ``clock_ns``, with
+    a Liberty file: map for this clock period instead of for area, and measure the clock (`timing`). ``out_dir`` gets
     synth.json, the mapped netlist.v and yosys.log. Raises ValueError for what cannot be read, ToolError if Yosys fails.
     """
     if lanes < 1:
         raise ValueError(f"lanes must be at least 1, not {lanes}")
     design = _read_design(verilog, top, unit)
+    if clock_ns is not None and (target in TARGETS or clock_ns <= 0):
+        raise ValueError(f"a clock period must be positive, and is for Liberty files; not {clock_ns:g} ns on {target}")
     for stale in ("synth.json", "netlist.v"):
         (out_dir / stale).unlink(missing_ok=True)
     cells: dict[str, Cell] = {}
+    library_text = ""
     if target in FPGAS:
         # without names: abc9 may give a wire one that another has
         recipe = Recipe(f"rename -hide w:*\n{FPGAS[target][0]} -top {design.root}\n", {})
@@ -119,10 +125,12 @@ def synthesize(
     else:
         library = _library_path(target)
         progress(f"reading {library.name}")
-        cells = read_cells(library)
-        recipe = cell_recipe(cells, read_text(library))
+        cells, library_text = read_cells(library), read_text(library)
+        recipe = cell_recipe(cells, library_text, clock_ns)
         target = library.name
     progress(f"synthesizing {design.root} for {target}")
+    if clock_ns is not None:
+        design = replace(design, stages=())  # a path may cross stages
     statistics, memories, netlist = _run(design, recipe, target == "generic", out_dir / "yosys.log")
     modules = {name: _measure(name, statistics, target, cells, design) for name in statistics}
     result: dict[str, Any] = {"target": target, "tool": f"yosys {yosys_version()}", "top": design.root, "lanes": lanes}
@@ -130,6 +138,11 @@ def synthesize(
         result[key] = round(sum(module[key] for module in modules.values()), 3)
     if cells:
         result["logic_area_per_lane_um2"] = round(result["logic_area_um2"] / lanes, 3)
+    if clock_ns is not None:
+        progress(f"timing {design.root}")
+        log = (out_dir / "yosys.log").read_text(errors="replace")
+        result["clock_ns"] = clock_ns
+        result |= measure_clock(netlist, library_text, top=design.root, clock_ns=clock_ns, yosys_log=log)
     result["buffer_bits"] = sum(memory["width"] * memory["depth"] for memory in memories)
     result["memories"] = memories
     size = "logic_area_um2" if cells else "luts" if target in FPGAS else "transistors"

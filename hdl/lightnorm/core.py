@@ -15,6 +15,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from .arith.rank import Rank
 from .config import Config
 from .datapath.apply import Apply
 from .datapath.beat import beat_layout, output_layout
@@ -53,7 +54,7 @@ class Core(wiring.Component):
         elements of the beat being taken from `o` saturated.
 
     One beat per cycle. The output of a channel starts `coefficients.latency` + 5 cycles after its last beat was taken
-    (in inference 5 cycles after its first).
+    (in inference 5 cycles after its first), in a deep pipeline `coefficients.latency` + 10 (10).
     """
 
     def __init__(self, config: Config, *, observed: bool = False) -> None:
@@ -127,59 +128,70 @@ class Core(wiring.Component):
                 position.i_chunk_blocks.eq(self.i_chunk_blocks),
             ]
 
-        # a beat is taken when all that belongs to it is there, and everything that it goes to is free
+        # a beat is taken when all that belongs to it is there
         waiting = Signal()  # a coming channel's coefficients have not been begun with
         needs_x = ~backward | to_reduce
-        arrived, open_, free, accept = Signal(), Signal(), Signal(), Signal()
-        reduce_free, buffer_ready = Signal(init=1), Signal()
+        arrived, open_, enter, enter_ready = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             arrived.eq(self.i_x.valid | ~needs_x),
             open_.eq(active & ~input_done & ~(waiting & position.o_first & ~position.o_last_channel)),
-            free.eq(open_ & reduce_free),
-            self.i_x.ready.eq(free & needs_x & (buffer_ready | ~to_apply)),
+            self.i_x.ready.eq(open_ & enter_ready & needs_x),
+            enter.eq(arrived & open_ & enter_ready),
+            position.i_accept.eq(enter),
         ]
         beats = [mark_padding(m, fmt, lanes, self.i_x.payload, position.o_lane_valid, name="beat")]
         if self.backward:
-            grad = mark_padding(m, spec.gradient, lanes, self.i_grad.payload, position.o_lane_valid, name="grad")
-            beats.append(grad)
+            beats.append(
+                mark_padding(m, spec.gradient, lanes, self.i_grad.payload, position.o_lane_valid, name="grad")
+            )
             m.d.comb += [
                 arrived.eq((self.i_x.valid | ~needs_x) & (self.i_grad.valid | ~backward)),
-                self.i_x.ready.eq(free & needs_x & (buffer_ready | ~to_apply) & (self.i_grad.valid | ~backward)),
-                self.i_grad.ready.eq(free & backward & (buffer_ready | ~to_apply) & (self.i_x.valid | ~needs_x)),
+                self.i_x.ready.eq(open_ & enter_ready & needs_x & (self.i_grad.valid | ~backward)),
+                self.i_grad.ready.eq(open_ & enter_ready & backward & (self.i_x.valid | ~needs_x)),
             ]
+
+        # it goes on when everything that it goes to is free
+        accept, free, reduce_free, buffer_ready = Signal(), Signal(), Signal(init=1), Signal()
+        entered = Rank(m, "entered", arrived & open_, advance=enter_ready, built=config.deep)
+        beats = [entered.keep(beat, f"beat_{index}") for index, beat in enumerate(beats)]
+        is_backward, is_last = entered.keep(backward, "backward"), entered.keep(position.o_last, "last")
+        to_reduce, to_apply = entered.keep(to_reduce, "to_reduce"), entered.keep(to_apply, "to_apply")
         buffer = m.submodules.buffer = Buffer(sums=self.sums, lanes=lanes, beats=config.buffer_beats)
         applied = [beat.as_value() for beat in beats[-len(self.sums.formats) :]]
-        head, elements = split_beat(m, self.sums, lanes, applied, backward, position.o_last)
+        head, elements = split_beat(m, self.sums, lanes, applied, is_backward, is_last)
         connect(m, buffer.o, apply.i)
         m.d.comb += [
-            accept.eq(arrived & free & (buffer_ready | ~to_apply)),
-            position.i_accept.eq(accept),
+            free.eq(reduce_free & (buffer_ready | ~to_apply)),
+            accept.eq(entered.valid & free),
+            enter_ready.eq(free | ~entered.valid if config.deep else free),
             apply.i_elements.eq(buffer.o_elements),
             buffer.i.payload.head.eq(head),
             buffer.i.payload.elements.eq(elements),
             # without a buffer no beat goes to both, and the way from apply through reduce back to apply must be cut
-            buffer.i.valid.eq(arrived & open_ & to_apply & (reduce_free if config.buffer_beats else 1)),
+            buffer.i.valid.eq(entered.valid & to_apply & (reduce_free if config.buffer_beats else 1)),
             buffer_ready.eq(buffer.i.ready),
         ]
 
         # runs
-        start, busy = Signal(), Signal()  # a channel's statistics have not been begun with
+        start, inside = Signal(), Signal()
+        busy = Signal()  # a channel's statistics have not been begun with
         m.d.comb += [
             start.eq(self.i_run_valid & ~active),
             position.i_restart.eq(start),
-            self.o_run_ready.eq(active & input_done & ~waiting & ~busy & coefficients.o_idle),
+            self.o_run_ready.eq(active & input_done & ~waiting & ~inside & ~busy & coefficients.o_idle),
+            inside.eq(entered.valid if config.deep else 0),
         ]
         with m.If(start):
             m.d.sync += [active.eq(1), input_done.eq(0)]
         with m.If(self.o_run_ready):
             m.d.sync += active.eq(0)
-        with m.If(accept & position.o_last & (position.o_second_pass | ~two_pass) & position.o_last_channel):
+        with m.If(enter & position.o_last & (position.o_second_pass | ~two_pass) & position.o_last_channel):
             m.d.sync += input_done.eq(1)
 
         # what the coefficients begin with: in inference a channel that is coming, else a channel whose end is there
         with m.If(coefficients.o_begin):
             m.d.sync += waiting.eq(0)
-        with m.If(infer & (start | (accept & position.o_first & ~position.o_last_channel))):
+        with m.If(infer & (start | (enter & position.o_first & ~position.o_last_channel))):
             m.d.sync += waiting.eq(1)
         m.d.comb += coefficients.i_request.eq(waiting)
         if self.reduces:
@@ -187,8 +199,8 @@ class Core(wiring.Component):
             m.d.comb += [
                 reduce.i.eq(beats[0]),
                 reduce.i_valid.eq(accept & to_reduce),
-                reduce.i_chunk_end.eq(position.o_chunk_end),
-                reduce.i_last.eq(position.o_last),
+                reduce.i_chunk_end.eq(entered.keep(position.o_chunk_end, "chunk_end")),
+                reduce.i_last.eq(is_last),
                 reduce.i_begin.eq(coefficients.o_begin),
                 reduce_free.eq(reduce.o_ready | ~to_reduce),
                 busy.eq(reduce.o_occupied),
@@ -205,8 +217,8 @@ class Core(wiring.Component):
                 on_the_way=int(config.deep),
             )
             m.d.comb += [
-                reduce.i_grad.eq(grad),
-                reduce.i_backward.eq(backward),
+                reduce.i_grad.eq(beats[1]),
+                reduce.i_backward.eq(is_backward),
                 reduce.i_records_free.eq(extrema.o_free),
                 extrema.i_record.eq(reduce.o_record),
                 extrema.i_records.eq(reduce.o_records),
@@ -235,7 +247,7 @@ class Core(wiring.Component):
             m.d.comb += [
                 self.o_last.eq(position.o_last),
                 self.o_lane_valid.eq(position.o_lane_valid),
-                self.o_starving.eq(free & (buffer_ready | ~to_apply) & ~arrived),
+                self.o_starving.eq(open_ & enter_ready & ~arrived),
                 self.o_saturated.eq(pack.o_saturated),
             ]
         return m

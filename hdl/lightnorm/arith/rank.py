@@ -41,4 +41,4 @@ class Rank:
                 self._module.d.sync += kept.eq(value)
         else:
             self._module.d.comb += kept.eq(value)
-        return kept  # type: ignore[return-value]
+        return kept

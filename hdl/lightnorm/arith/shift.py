@@ -8,7 +8,7 @@ __all__ = ["normalize", "shift_left", "shift_right_sticky"]
 
 
 def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int = 1, name: str) -> Signal:
-    """value << (amount * unit), kept to `width` bits; keeps the sign of a signed value. Short steps first, on few bits."""
+    """value << (amount * unit), kept to `width` bits, with the sign of a signed value. Short steps first."""
     is_signed = value.shape().signed
     current = value
     for bit in range(len(amount)):

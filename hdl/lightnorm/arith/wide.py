@@ -99,7 +99,7 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fmt, large, small = self.format, self.i_large, self.i_small
+        large, small = self.i_large, self.i_small
         subtract = Signal()
         wide_small = Cat(Const(0, 3), significand(small))
         shifted, sticky = shift_right_sticky(m, wide_small, self.i_places, name="align")

@@ -27,13 +27,13 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..arith.rank import Rank
 from ..arith.shift import shift_right_sticky
 from ..arith.wide import significand
 from .beat import head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
 from .extrema import marks_layout
 from .own_sum import OwnSum
-from ..arith.rank import Rank
 from .sums import SumFormat
 
 __all__ = ["Apply"]
@@ -43,8 +43,8 @@ class ChannelExponents(wiring.Component):
     """What all beats of a channel have in common of their exponents; combinational.
 
     `o_alone` is the exponent of the unit where the term is at its highest position, far above every product or without
-    any. `o_scale` plus a shared exponent is the exponent of the products' last bits, `o_above` plus a shared exponent how far
-    that is above `o_alone`, and `o_limit` the most that matters of it.
+    any. `o_scale` plus a shared exponent is the exponent of the products' last bits, `o_above` plus a shared exponent
+    how far that is above `o_alone`, and `o_limit` the most that matters of it.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
@@ -87,8 +87,8 @@ class ChannelExponents(wiring.Component):
 class Placement(wiring.Component):
     """Where a term lies among the products of its lanes; combinational. Inputs: see `ChannelExponents`.
 
-    With a nonzero product among them, the term's significand goes `o_places` below the highest position, down to a sticky
-    bit alone, and `o_exponent` is the exponent of the unit. `o_products` is the exponent of the products' last bits.
+    With a nonzero product among them, the term's significand goes `o_places` below the highest position, down to a
+    sticky bit alone, and `o_exponent` is the exponent of the unit. `o_products` is that of the products' last bits.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
@@ -223,7 +223,7 @@ class Apply(wiring.Component):
             if sums.extrema:
                 products_of.append(placed.keep(placement.o_products, f"products_{segment}"))
         own_terms: dict[str, Any] = {}
-        marks: dict[tuple[int, str], tuple[Signal, Signal]] = {}  # whether there is one, which lane of its block
+        marks: dict[tuple[int, str], tuple[Value, Value]] = {}  # whether there is one, which lane of its block
         for index, kind in enumerate(("max", "min") if sums.extrema else (), 1):
             number = coefficients.terms[index]
             negated = Cat(number.fraction, number.exponent, number.sign ^ coming_backward)
@@ -287,33 +287,15 @@ class Apply(wiring.Component):
             )
         )  # fmt: skip
 
-        # 3: add
+        # 3: give the term its sign; line up the sums of extrema
         added = Rank(m, "added", multiplied.valid, advance=self.i_advance, built=self.deep)
-        following = Signal(sums.layout(lanes))
+        terms = []
         for segment in range(segments):
-            shared = following.segments[segment]
             signed_term = Signal(signed(sums.term_bits + 1), name=f"signed_term_{segment}")
-            low_top = sums.fraction_bits + sums.low_bits
             m.d.comb += signed_term.eq(
                 (magnitudes[segment] ^ term_sign.replicate(sums.term_bits + 1)).as_signed() + term_sign
             )
-            low = signed_term[sums.fraction_bits : low_top].as_signed()
-            # the low part is signed: where it is negative the high part is one more
-            high = signed_term[low_top:].as_signed() + signed_term[low_top - 1]
-            m.d.comb += [
-                shared.fraction.eq(added.keep(signed_term[: sums.fraction_bits], f"fraction_{segment}")),
-                shared.high.eq(added.keep(high, f"high_{segment}")),
-                shared.exponent.eq(added.keep(units[segment], f"unit_{segment}")),
-            ]
-            for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
-                product, negative = products[lane]
-                inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
-                total = Signal(signed(sums.low_bits + 1), name=f"total_{lane}")
-                m.d.comb += [
-                    inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
-                    total.eq(inverted + low + negative),
-                    following.lanes[lane].low.eq(added.keep(total, f"total_{lane}")),
-                ]
+            terms.append(added.keep(signed_term, f"signed_term_{segment}"))
         for (block, kind), (_, in_lane) in marks.items():
             of_lane = Signal(sums.product_bits + 1, name=f"own_product_{kind}_{block}")
             of_block = products[block * block_size : (block + 1) * block_size]
@@ -321,13 +303,32 @@ class Apply(wiring.Component):
             own_sums[block, kind].align(of_lane[:-1], of_lane[-1], own_terms[kind], added)
         marks = self._kept_marks(marks, added)
         valid_lanes = added.keep(valid_lanes, "valid")
+
+        # 4: add
+        following = Signal(sums.layout(lanes))
         m.d.comb += [
             following.backward.eq(added.keep(is_backward, "backward")),
             following.last.eq(added.keep(is_last, "last")),
-            *(following.lanes[lane].valid.eq(valid_lanes[lane]) for lane in range(lanes)),
         ]
-
-        # 4: the sums of extrema
+        for segment, signed_term in enumerate(terms):
+            shared = following.segments[segment]
+            low_top = sums.fraction_bits + sums.low_bits
+            low = signed_term[sums.fraction_bits : low_top].as_signed()
+            m.d.comb += [
+                shared.fraction.eq(signed_term[: sums.fraction_bits]),
+                # the low part is signed: where it is negative the high part is one more
+                shared.high.eq(signed_term[low_top:].as_signed() + signed_term[low_top - 1]),
+                shared.exponent.eq(added.keep(units[segment], f"unit_{segment}")),
+            ]
+            for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
+                product = added.keep(products[lane][0], f"product_{lane}")
+                negative = added.keep(products[lane][1], f"negative_{lane}")
+                inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+                m.d.comb += [
+                    inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
+                    following.lanes[lane].low.eq(inverted + low + negative),
+                    following.lanes[lane].valid.eq(valid_lanes[lane]),
+                ]
         for (block, kind), (valid, in_lane) in marks.items():
             field = following.extrema[block][kind]
             total, exponent = own_sums[block, kind].add()
@@ -340,8 +341,8 @@ class Apply(wiring.Component):
 
     @staticmethod
     def _kept_marks(
-        marks: dict[tuple[int, str], tuple[Signal, Signal]], rank: Rank
-    ) -> dict[tuple[int, str], tuple[Signal, Signal]]:
+        marks: dict[tuple[int, str], tuple[Value, Value]], rank: Rank
+    ) -> dict[tuple[int, str], tuple[Value, Value]]:
         return {
             (block, kind): (rank.keep(valid, f"valid_{kind}_{block}"), rank.keep(lane, f"lane_{kind}_{block}"))
             for (block, kind), (valid, lane) in marks.items()

@@ -10,8 +10,8 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .sums import SumFormat
 from .beat import beat_layout, head_layout, lanes_layout
+from .sums import SumFormat
 
 __all__ = ["Buffer", "split_beat"]
 

@@ -39,8 +39,8 @@ def coefficients_layout(spec: NormSpec, terms: int) -> data.StructLayout:
 class TotalSelect(wiring.Component):
     """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit.
 
-    Combinational; `deep` takes a cycle that ends when `i_advance` says so. A digit is as long as a wide significand, so the pair below the leading digit holds every bit that rounding looks
-    at.
+    Combinational; `deep` takes a cycle that ends when `i_advance` says so. A digit is as long as a wide significand, so
+    the pair below the leading digit holds every bit that rounding looks at.
     """
 
     def __init__(self, *, spec: NormSpec, names: tuple[str, ...], deep: bool) -> None:
@@ -144,8 +144,8 @@ class Coefficients(wiring.Component):
 
     A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 64), longer if
     parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
-    multiplication) and a cycle of rounding, `deep` one more of each; a reciprocal runs beside the others. `o` offers the
-    coefficients until they are taken.
+    multiplication) and a cycle of rounding, `deep` one more of each; a reciprocal runs beside the others. `o` offers
+    the coefficients until they are taken.
 
     Ports
     -----

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
 from amaranth.lib import data
 
+from ..arith.rank import Rank
 from ..arith.shift import normalize, shift_left, shift_right_sticky
 from ..arith.wide import significand
-from ..arith.rank import Rank
 from .sums import GUARD_BITS, SumFormat
 
 __all__ = ["OwnSum"]
@@ -16,17 +16,17 @@ __all__ = ["OwnSum"]
 class OwnSum:
     """product + term, exact but for bits that only matter as sticky.
 
-    The product is normalized by its element's leading zeros, so that its leading bit is one of its first two; the number
-    with the lower first bit is shifted to the other. Three parts of a pipeline, in the order of the methods; what they
-    hold for each other crosses the `Rank` between them.
+    The product is normalized by its element's leading zeros, so that its leading bit is one of its first two; the
+    number with the lower first bit is shifted to the other. Three parts of a pipeline, in the order of the methods;
+    what they hold for each other crosses the `Rank` between them.
     """
 
     def __init__(self, m: Module, sums: SumFormat, name: str) -> None:
         self._module, self._sums, self._name = m, sums, name
         self._whole = sums.own_bits - GUARD_BITS - 1
 
-    def _signal(self, shape: object, name: str) -> Signal:
-        return Signal(shape, name=f"{name}_{self._name}")  # type: ignore[arg-type]
+    def _signal(self, shape: ShapeLike, name: str) -> Signal:
+        return Signal(shape, name=f"{name}_{self._name}")
 
     def element(self, element: Value, products: Value, rank: Rank) -> None:
         """The element's significand; the exponent of the last bit of a product."""

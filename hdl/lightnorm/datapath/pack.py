@@ -15,10 +15,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..arith.leading_one import leading_one
-from ..arith.rounding import round_up
-from .sums import SumFormat
-from .beat import beat_layout, output_layout
 from ..arith.rank import Rank
+from ..arith.rounding import round_up
+from .beat import beat_layout, output_layout
+from .sums import SumFormat
 
 __all__ = ["Pack"]
 

@@ -198,7 +198,10 @@ def schedule(
             occupied = range(first_busy, cycle + length + 1)
             if (
                 operation.result not in start
-                and all(end.get(operand, cycle) + latency <= cycle for operand in operation.operands if operand in operations)
+                and all(
+                    end.get(operand, cycle) + latency <= cycle
+                    for operand in operation.operands if operand in operations
+                )
                 and not busy.intersection(occupied)
                 and _in_order(operation, words, operations, end, cycle)
                 and all(result in start for result in results[: _rank(operation.result, results)])

@@ -16,6 +16,7 @@ reads them (`STATISTICS`), and the next channel may overwrite each in the cycle 
 from __future__ import annotations
 
 import math
+
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -105,7 +106,8 @@ class BlockExtrema:
         runs: list[tuple[Value, ...]] = []  # maximum and its lane, minimum and its lane, whether there is an element
         for index in range(size):
             element = block.elements[index]
-            exists, key = Signal(name=f"exists_{name}_{index}"), Signal(len(element.as_value()), name=f"key_{name}_{index}")
+            exists = Signal(name=f"exists_{name}_{index}")
+            key = Signal(len(element.as_value()), name=f"key_{name}_{index}")
             m.d.comb += [
                 exists.eq(~element.sign | element.significand.any()),
                 key.eq(_order_key(element)),
@@ -403,7 +405,8 @@ class Reduce(wiring.Component):
         product_sums = []
         piece = math.gcd(fmt.block_size, grad_fmt.block_size)
         for index in range(self.lanes // piece):
-            products, signs = [], []
+            products: list[Value] = []
+            signs: list[Value] = []
             for lane in range(index * piece, (index + 1) * piece):
                 x = self.i[lane // fmt.block_size].elements[lane % fmt.block_size]
                 g = self.i_grad[lane // grad_fmt.block_size].elements[lane % grad_fmt.block_size]

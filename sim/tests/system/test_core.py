@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lightnorm.config import Config
+from lightnorm.config import PIPELINES, Config
 from lightnorm_golden import BlockFormat
 from lightnorm_golden.spec import MAX_ELEMENTS
 from lightnorm_sim import SIMULATORS, build
@@ -33,20 +33,25 @@ MACHINES: dict[str, tuple[Config, str]] = {
         machine(2, 1, 1, coef=8, scale=1, passes=ALL, gradient=BlockFormat(2, 1, 1)),
         "slow source",
     ),
-    "e8m10 in 3, 2 per beat, widest": (
-        machine(8, 10, 3, beat=2, buffer=5, coef=23, scale=23, passes=ALL, gradient=BlockFormat(8, 10, 2)),
+    "e8m10 in 3, 2 per beat, widest, deep": (
+        machine(
+            8, 10, 3, beat=2, buffer=5, coef=23, scale=23, passes=ALL, gradient=BlockFormat(8, 10, 2), pipeline="deep"
+        ),
         "slow sink",
     ),
     "e8m1 in 4, 3 per beat, train only": (machine(8, 1, 4, beat=3, buffer=4, passes=("train",)), "lazy"),
     "e2m10 in 16, infer only, no buffer": (machine(2, 10, 16, passes=("infer",)), "all different"),
-    "e3m7 in 8, 2 per beat, buffer of a beat": (
-        machine(3, 7, 8, beat=2, buffer=1, gain="rangebn", passes=ALL, gradient=BlockFormat(4, 9, 16)),
+    "e3m7 in 8, 2 per beat, buffer of a beat, deep": (
+        machine(3, 7, 8, beat=2, buffer=1, gain="rangebn", passes=ALL, gradient=BlockFormat(4, 9, 16), pipeline="deep"),
         "slow words",
     ),
-    "e6m9 alone, 4 per beat": (machine(6, 9, 1, beat=4, buffer=3, coef=11, gain="lightnorm"), "all different"),
+    "e6m9 alone, 4 per beat, deep": (
+        machine(6, 9, 1, beat=4, buffer=3, coef=11, gain="lightnorm", pipeline="deep"),
+        "all different",
+    ),
     "e5m10 alone, scale as wide as coefficients": (machine(5, 10, 1, buffer=8, scale=15), "random"),
-    "e7m2 in 5, 3 per beat, no buffer, backward only": (
-        machine(7, 2, 5, beat=3, passes=("backward",), gradient=BlockFormat(3, 8, 3), max_chunks=5),
+    "e7m2 in 5, 3 per beat, no buffer, backward only, deep": (
+        machine(7, 2, 5, beat=3, passes=("backward",), gradient=BlockFormat(3, 8, 3), max_chunks=5, pipeline="deep"),
         "slow words",
     ),
 }
@@ -125,6 +130,7 @@ def random_config(rng: np.random.Generator) -> Config:
         passes=passes,
         gradient=BlockFormat(int(rng.integers(2, 9)), int(rng.integers(1, 11)), int(rng.choice(whole))),
         max_chunks=int(rng.choice([1, 2, 5, 16])),
+        pipeline=str(rng.choice(PIPELINES)),
     )
 
 
@@ -250,9 +256,11 @@ def test_implementation_changes_no_bit() -> None:
     assert outcomes[0] == outcomes[1]
 
 
-@pytest.mark.parametrize("beats", [32, 98])
-def test_full_speed(beats: int) -> None:
-    config = machine(5, 4, 16, buffer=256, passes=ALL, gradient=BlockFormat(6, 3, 16), max_chunks=16)
+@pytest.mark.parametrize(("beats", "pipeline"), [(32, "short"), (98, "short"), (64, "deep")])
+def test_full_speed(beats: int, pipeline: str) -> None:
+    config = machine(
+        5, 4, 16, buffer=256, passes=ALL, gradient=BlockFormat(6, 3, 16), max_chunks=16, pipeline=pipeline
+    )
     rng = np.random.default_rng(3)
     modes = ("train", "infer", "train", "backward", "backward", "infer", "infer", "backward", "train", "train")
     layers = [make_layer(config, Shape(mode, 64, beats * config.lanes), rng) for mode in modes]

@@ -107,7 +107,8 @@ def test_wrong_configuration_is_reported_whole(place: Place, command: tuple[str,
     assert refuse(place, *command, "--config", "{}/c.toml", "--out", "{}/out").splitlines() == [
         "{}/c.toml: 3 problem(s)",
         "  arithmetic.activation.man_bits must be an integer between 1 and 10, not 12",
-        "  implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks, max_channels",
+        "  implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks, max_channels,"
+        " pipeline",
         "  implementation.max_chunks must be an integer between 1 and 65536, not 0",
     ]
 

@@ -58,7 +58,7 @@ def test_the_hash_is_of_the_meaning(tmp_path: Path) -> None:
         (
             GOOD + "[implementation]\nlanes = 4\n",
             "implementation has no key 'lanes'; it has passes, blocks_per_beat, buffer_blocks, max_chunks,"
-            " max_channels",
+            " max_channels, pipeline",
         ),
         (
             GOOD.replace("block_size = 16 }", "block_size = 16, size = 2 }", 1),
@@ -95,6 +95,10 @@ def test_the_hash_is_of_the_meaning(tmp_path: Path) -> None:
         (
             GOOD + '[implementation]\npasses = ["train", "test"]\n',
             "implementation.passes must list one or more of train, infer, backward, each once, not ['train', 'test']",
+        ),
+        (
+            GOOD + '[implementation]\npipeline = "long"\n',
+            "implementation.pipeline must be one of short, deep, not 'long'",
         ),
         (
             GOOD.replace("man_bits = 3, block_size = 16", "man_bits = 3, block_size = 32")
