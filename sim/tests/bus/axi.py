@@ -69,10 +69,11 @@ def compiled(simulator: str, verilog: Path) -> Path:
 def run(
     test: str, where: Path, *, simulator: str = "verilator", config: Path = MACHINE, verilog: Path | None = None
 ) -> str | None:
-    """Run the test of that name in `bench.py` in the folder `where`; what failed, or None.
+    """Run a test such as "misuse.keep" (`keep` in `bench_misuse.py`) in the folder `where`; what failed, or None.
 
     `verilog`: other Verilog than that of the configuration, with the same ports.
     """
+    topic, name = test.split(".")
     folder = generated(config)
     verilog = verilog or folder / f"{TOP}.v"
     where.mkdir(exist_ok=True)
@@ -81,8 +82,8 @@ def run(
     environment = cocotb_environment()
     environment |= {
         "COCOTB_RESULTS_FILE": str(results),
-        "COCOTB_TEST_MODULES": "bench",
-        "COCOTB_TEST_FILTER": rf"\.{re.escape(test)}$",
+        "COCOTB_TEST_MODULES": f"bench_{topic}",
+        "COCOTB_TEST_FILTER": rf"\.{re.escape(name)}$",
         "COCOTB_LOG_LEVEL": "WARNING",
         "COCOTB_RANDOM_SEED": "1",
         "PYTHONWARNINGS": "ignore::DeprecationWarning",  # cocotbext-axi 0.1.28 uses what cocotb 2 has renamed
