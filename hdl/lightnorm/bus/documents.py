@@ -1,8 +1,13 @@
-"""What is written of a register map: a C header, a Markdown page, and SystemRDL for other tools."""
+"""What is written of a register map: a C header, a Markdown page, SystemRDL and IP-XACT for other tools."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+
+from peakrdl_ipxact import IPXACTExporter
+from systemrdl import RDLCompiler
 
 from lightnorm_golden.spec import GAINS
 
@@ -10,9 +15,9 @@ from ..config import Config
 from ..datapath.beat import beat_layout
 from ..datapath.coefficients import MODES
 from .axi_stream import bytes_per_beat
-from .registers import ERRORS, WORD_BYTES, Access, Field, Register, RegisterMap
+from .registers import ERRORS, MAP_VERSION, WORD_BYTES, Access, Field, Register, RegisterMap
 
-__all__ = ["beat_bytes", "c_header", "register_page", "system_rdl"]
+__all__ = ["beat_bytes", "c_header", "ip_xact", "register_page", "system_rdl"]
 
 
 def beat_bytes(config: Config) -> dict[str, int]:
@@ -125,7 +130,7 @@ def _bits(field: Field) -> str:
 
 
 def system_rdl(config: Config, registers: RegisterMap) -> str:
-    """The map in SystemRDL 2.0, from which PeakRDL makes IP-XACT and HTML."""
+    """The map in SystemRDL 2.0, from which PeakRDL makes IP-XACT, HTML and more."""
     rights = {
         Access.CONSTANT: "sw = r; hw = na;",
         Access.READ_ONLY: "sw = r; hw = w;",
@@ -152,6 +157,18 @@ def system_rdl(config: Config, registers: RegisterMap) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def ip_xact(name: str, rdl: str) -> str:
+    """A map in SystemRDL as IP-XACT (IEEE 1685-2014): the memory map of the component `name`."""
+    exporter = IPXACTExporter(vendor="lightnorm", library="lightnorm", version="{}.{}".format(*MAP_VERSION))
+    with tempfile.TemporaryDirectory(prefix="lightnorm-") as folder:
+        source, made = Path(folder, "registers.rdl"), Path(folder, "registers.xml")
+        source.write_text(rdl, encoding="utf-8")
+        compiler = RDLCompiler()
+        compiler.compile_file(str(source))
+        exporter.export(compiler.elaborate(), str(made), component_name=name)
+        return made.read_text(encoding="utf-8")
 
 
 def _quoted(text: str) -> str:

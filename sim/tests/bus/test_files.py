@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from .header import read_header
 CONFIGS = HERE.parents[2] / "configs"
 AGAIN = """
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from lightnorm.config import load_config
 from lightnorm.generate import generate
@@ -37,7 +39,7 @@ generate(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
 """
 FILES = {
     "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
-    "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
+    "registers.xml", "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
 }  # fmt: skip
 
 
@@ -92,6 +94,44 @@ def test_one_register_description() -> None:
             assert header[f"{name}_SHIFT"] == low
             assert header[f"{name}_MASK"] == ((2 << high) - 1) & ~((1 << low) - 1)
         assert not fields
+
+
+def test_ip_xact() -> None:
+    """Every register, field and record of the description is in the IP-XACT file, with its place, access and reset."""
+    description = register_map(load_config(MACHINE))
+    root = ET.parse(generated() / "registers.xml").getroot()
+    space = {"x": root.tag.partition("}")[0].lstrip("{")}
+
+    def number(element: ET.Element, name: str) -> int:
+        text = element.findtext(f"x:{name}", namespaces=space)
+        assert text is not None, name
+        return int(text.replace("'h", "0x"), 0)
+
+    def word(element: ET.Element, name: str) -> str | None:
+        return element.findtext(f"x:{name}", namespaces=space)
+
+    block = root.find("x:memoryMaps/x:memoryMap/x:addressBlock", space)
+    assert block is not None and word(root, "name") == TOP and number(block, "baseAddress") == 0
+    assert number(block, "range") == description.window + 32 * description.channels
+    rights = {Access.CONSTANT: "read-only", Access.READ_ONLY: "read-only", Access.READ_WRITE: "read-write",
+              Access.CLEAR: "read-write", Access.COMMAND: "write-only"}  # fmt: skip
+    found = block.findall("x:register", space)
+    assert [word(register, "name") for register in found] == [register.name for register in description.registers]
+    for element, register in zip(found, description.registers, strict=True):
+        assert (number(element, "addressOffset"), number(element, "size")) == (register.offset, 32)
+        fields = element.findall("x:field", space)
+        assert [word(field, "name") for field in fields] == [field.name for field in register.fields]
+        for entry, field in zip(fields, register.fields, strict=True):
+            assert (number(entry, "bitOffset"), number(entry, "bitWidth")) == (field.low, field.bits)
+            assert word(entry, "access") == rights[field.access]
+            assert word(entry, "modifiedWriteValue") == ("oneToClear" if field.access is Access.CLEAR else None)
+            if field.access is not Access.READ_ONLY:
+                assert number(entry, "resets/x:reset/x:value") == field.value
+    records = block.find("x:registerFile", space)
+    assert records is not None
+    assert [number(records, name) for name in ("addressOffset", "dim", "range")] == [
+        description.window, description.channels, 32
+    ]  # fmt: skip
 
 
 def test_documented_registers() -> None:
