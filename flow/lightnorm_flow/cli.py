@@ -17,6 +17,7 @@ from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
+from .packaging import package
 from .report import make_report, report_rows, report_steps
 from .simulate import (
     MODES,
@@ -111,13 +112,13 @@ def generate_command(
     """Write lightnorm.v and lightnorm.json (resolved configuration, hash, ports, latency).
 
     With --top axi: lightnorm_axi.v and lightnorm_axi.json, its registers as a C header and as a page, an
-    instantiation, constraints, and a FuseSoC core.
+    instantiation, constraints, and what FuseSoC, Vivado and LiteX take it in by.
     """
     with _errors():
         built, folder = _open(config, out, passes)
         with steps(1, quiet=as_json) as step:
             step("generating the Verilog")
-            description = generate(built, folder, top=top)
+            description = package(built, folder, top=top)
     if as_json:
         _print_json(description)
         return

@@ -12,7 +12,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from .bus.documents import beat_bytes, c_header, ip_xact, register_page, system_rdl
-from .bus.package import fusesoc_core, instance_template, sdc, with_attributes, xdc
+from .bus.package import instance_template, sdc, with_attributes, xdc
 from .bus.registers import WORD_BYTES
 from .bus.top import LightNorm
 from .config import Config
@@ -155,7 +155,6 @@ def _bus_files(component: LightNorm, name: str, ports: dict[str, dict[str, Any]]
         f"{name}_instance.v": instance_template(name, ports),
         f"{name}.sdc": sdc(ports),
         f"{name}.xdc": xdc(name),
-        f"{name}.core": fusesoc_core(name, _version(), f"{name}.v", f"{name}.xdc"),
     }
 
 
@@ -185,7 +184,7 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
 
     `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`) or "axi"
     (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, SystemRDL, IP-XACT and as a
-    page, instantiation, constraints, FuseSoC). The Verilog is plain Verilog-2005, the same bytes every time. The
+    page, instantiation, constraints). The Verilog is plain Verilog-2005, the same bytes every time. The
     description has the resolved configuration and its hash, every port, and the latency of the coefficients by pass;
     of "axi" also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
     nothing is left half-written.

