@@ -16,6 +16,8 @@ from .vivado import package_script
 
 __all__ = ["package"]
 
+LITEX = Path(__file__).with_name("lightnorm_litex.py")
+
 
 def package(config: Config, folder: Path, *, top: str = "core") -> dict[str, Any]:
     """`generate`, and for `top` "axi" the scripts of other tools; returns the description that `generate` makes."""
@@ -26,6 +28,7 @@ def package(config: Config, folder: Path, *, top: str = "core") -> dict[str, Any
         name = description["name"]
         files |= {
             "package_ip.tcl": package_script(description, registers),
+            LITEX.name: LITEX.read_text(encoding="utf-8"),
             f"{name}.core": fusesoc_core(name, description["tools"]["lightnorm"]),
             f"{name}_tb.v": TESTBENCH.read_text(encoding="utf-8"),
             f"{name}_vectors.vh": vectors(config, description, registers),

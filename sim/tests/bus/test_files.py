@@ -39,7 +39,8 @@ package(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
 FILES = {
     "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
     "registers.xml", "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
-    "lightnorm_axi_tb.v", "lightnorm_axi_vectors.vh", "package_ip.tcl",
+    "lightnorm_axi_tb.v", "lightnorm_axi_vectors.vh", "lightnorm_litex.py",
+    "package_ip.tcl",
 }  # fmt: skip
 
 
