@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,34 @@ from lightnorm.generate import generate
 
 from ..files import write_text
 from .fusesoc import fusesoc_core
+from .readme import LITEX, readme
 from .testbench import TESTBENCH, vectors
 from .vivado import package_script
 
-__all__ = ["package"]
-
-LITEX = Path(__file__).with_name("lightnorm_litex.py")
+__all__ = ["package", "write_readme"]
 
 
 def package(config: Config, folder: Path, *, top: str = "core") -> dict[str, Any]:
-    """`generate`, and for `top` "axi" the scripts of other tools; returns the description that `generate` makes."""
+    """`generate`, then a README, and for `top` "axi" what other tools take the block in by; returns the description
+    that `generate` makes."""
     description = generate(config, folder, top=top)
-    files: dict[str, str] = {}
+    name = description["name"]
     if top == "axi":
         registers = register_map(config)
-        name = description["name"]
-        files |= {
-            "package_ip.tcl": package_script(description, registers),
-            LITEX.name: LITEX.read_text(encoding="utf-8"),
-            f"{name}.core": fusesoc_core(name, description["tools"]["lightnorm"]),
+        for file, text in {
             f"{name}_tb.v": TESTBENCH.read_text(encoding="utf-8"),
             f"{name}_vectors.vh": vectors(config, description, registers),
-        }
-    for name, text in files.items():
-        write_text(folder / name, text)
+            f"{name}.core": fusesoc_core(name, description["tools"]["lightnorm"]),
+            "package_ip.tcl": package_script(description, registers),
+            LITEX.name: LITEX.read_text(encoding="utf-8"),
+        }.items():
+            write_text(folder / file, text)
+    write_readme(config, folder, description)
     return description
+
+
+def write_readme(
+    config: Config, folder: Path, description: Mapping[str, Any], resources: Mapping[str, Any] | None = None
+) -> None:
+    """The README.md of what `package` wrote, with the sizes that `synthesize` found."""
+    write_text(folder / "README.md", readme(config, description, resources))

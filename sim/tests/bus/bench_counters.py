@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import cocotb
@@ -35,6 +37,41 @@ class Watch:
                 self.counts["OUTPUT_STALLS"] += int(dut.m_axis_tvalid.value) and not int(dut.m_axis_tready.value)
             if int(dut.s_axil_awready.value) and int(dut.s_axil_awaddr.value) == 0 and int(dut.s_axil_wdata.value) & 1:
                 running, self.counts = True, dict.fromkeys(self.counts, 0)
+
+
+async def first_output(host: Host, mode: str, *, beat: int) -> int:
+    """Cycles from the `beat`-th input beat of a run to its first output beat, when nothing rests."""
+    dut = host.dut
+    layer = host.layer(mode, channels=1, elements=90)
+    await host.configure(layer)
+    await host.start()
+    host.send(layer)
+    taken = cycle = moment = 0  # one pass: 8 beats fit the buffer
+    while not int(dut.m_axis_tvalid.value):
+        await host.edge()
+        await ReadOnly()
+        cycle += 1
+        taken += int(dut.s_axis_tvalid.value) and int(dut.s_axis_tready.value)
+        if taken == beat and not moment:
+            moment = cycle
+    await host.done()
+    await host.check(layer)
+    assert taken == layer.beats_per_channel
+    return cycle - moment
+
+
+@cocotb.test()
+async def latency(dut: Any) -> None:
+    """The cycles that the folder's README tells."""
+    host = await Host.fresh(dut)
+    page = Path("machine/README.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \| (?:first|last) \| ([\d to]+) \|$", page, re.M))
+    for mode in ("train", "backward"):
+        found = await first_output(host, mode, beat=8)
+        assert found == int(rows.pop(mode)), f"{mode}: {found} cycles"
+    least, most = map(int, rows.pop("infer").split(" to "))
+    found = await first_output(host, "infer", beat=1)
+    assert least <= found <= most and not rows, f"infer: {found} cycles"
 
 
 @cocotb.test()

@@ -20,7 +20,7 @@ TESTS = (
     "misuse.misplaced_tlast", "misuse.dropped_until_cleared", "misuse.open_packets_can_be_forgotten", "misuse.keep",
     "misuse.busy", "misuse.illegal_runs", "misuse.nonfinite_parameters", "misuse.reset_in_a_run",
     "misuse.output_never_read", "misuse.aborts_at_any_time",
-    "counters.counters", "counters.saturation", "counters.interrupts",
+    "counters.counters", "counters.latency", "counters.saturation", "counters.interrupts",
     "drivers.python_driver",
 )  # fmt: skip
 

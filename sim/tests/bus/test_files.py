@@ -37,7 +37,7 @@ from lightnorm_flow.packaging import package
 package(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
 """
 FILES = {
-    "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
+    "README.md", "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
     "registers.xml", "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
     "lightnorm_axi_tb.v", "lightnorm_axi_vectors.vh", "lightnorm_litex.py",
     "package_ip.tcl",
@@ -133,6 +133,43 @@ def test_ip_xact() -> None:
     assert [number(records, name) for name in ("addressOffset", "dim", "range")] == [
         description.window, description.channels, 32
     ]  # fmt: skip
+
+
+def test_readme() -> None:
+    """Every file of the folder and every port has its row."""
+    folder = generated()
+    page = (folder / "README.md").read_text()
+    files = set(re.findall(r"^\| `([\w.]+)` \| [^|]+ \|$", page, re.M))
+    assert files == FILES - {"README.md"} | {"generate.log"}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) \|", page, re.M)
+    ports = read_ports(folder / "lightnorm_axi.json")
+    assert {name: (direction, int(width)) for name, direction, width in rows} == ports
+    assert "The generated Verilog belongs to whoever generated it." in page
+
+
+def test_readme_of_the_core(tmp_path: Path) -> None:
+    package(load_config(MACHINE), tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    files = set(re.findall(r"^\| `([\w.]+)` \| [^|]+ \|$", page, re.M))
+    assert files | {"README.md"} == {path.name for path in tmp_path.iterdir()}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) \| ([^|]*) \|$", page, re.M)
+    assert {name: (way, int(width)) for name, way, width, _ in rows} == read_ports(tmp_path / "lightnorm.json")
+    assert {name for name, *_, text in rows if not text} == {
+        name for name in read_ports(tmp_path / "lightnorm.json") if re.search("__(ready|valid|payload__last)$", name)
+    }  # fmt: skip
+
+
+def test_readme_with_sizes(tmp_path: Path) -> None:
+    arguments = ["--config", str(HERE / "inference.toml"), "--top", "axi", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["synth", *arguments])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "synth.json").read_text())
+    page = (tmp_path / "README.md").read_text()
+    assert f"| buffer_bits | {found['buffer_bits']:,} |" in page
+    for part, size in found["stages"].items():
+        assert f"| {part} | {size:,} |" in page
+    assert CliRunner().invoke(app, ["generate", *arguments]).exit_code == 0
+    assert "| buffer_bits |" not in (tmp_path / "README.md").read_text()
 
 
 def test_documented_registers() -> None:
