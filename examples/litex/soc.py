@@ -55,7 +55,7 @@ class Soc(SoCMini):
         self.bus.add_slave("lightnorm", self.lightnorm.bus, region)
         for name in wrapper.STREAMS.values():
             if (endpoint := getattr(self.lightnorm, name, None)) is not None:
-                self._add_dma(name, endpoint, reads=name != "output")
+                self._add_dma(name, endpoint, reads=name not in ("output", "results"))
 
     def _add_dma(self, name, endpoint, *, reads):
         bus = wishbone.Interface(data_width=32, address_width=32, addressing="word")

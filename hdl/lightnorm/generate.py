@@ -174,7 +174,9 @@ def _bus_description(component: LightNorm) -> dict[str, Any]:
             "channels": registers.channels,
             "record_bytes": WORD_BYTES * registers.record,
             "words": {name: WORD_BYTES * slot for slot, name, _ in registers.slots},
-        },
+        }
+        if registers.channels
+        else None,
         "beat_bytes": beat_bytes(component.config),
     }
 

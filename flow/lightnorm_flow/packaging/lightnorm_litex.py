@@ -21,12 +21,18 @@ from migen import ClockSignal, Constant, Instance, ResetSignal, Signal
 FOLDER = Path(__file__).resolve().parent
 DESCRIPTION = json.loads((FOLDER / "lightnorm_axi.json").read_text(encoding="utf-8"))
 PORTS = DESCRIPTION["ports"]
-STREAMS = {"s_axis": "x", "s_axis_grad": "grad", "m_axis": "output"}
+STREAMS = {
+    "s_axis": "x",
+    "s_axis_grad": "grad",
+    "m_axis": "output",
+    "s_axis_param": "parameters",
+    "m_axis_result": "results",
+}
 
 
 class LightNorm(LiteXModule):
-    """The block in the clock domain `sys`. `bus`: AXI4-Lite; `x`, `grad` (where built): sinks; `output`: source.
-    `SIZE`: bytes of addresses that the bus needs."""
+    """The block in the clock domain `sys`. `bus`: AXI4-Lite; `x`, `grad`, `parameters`: sinks, and `output`,
+    `results`: sources, where they are built. `SIZE`: bytes of addresses that the bus needs."""
 
     SIZE = 1 << PORTS["s_axil_awaddr"]["width"]
 

@@ -44,6 +44,8 @@ GROUPS = (
     ("aresetn", "reset, active low, synchronous; at least one clock edge, as registers have no initial values"),
     ("irq", "interrupt, level high"),
     ("s_axil_", "AXI4-Lite, registers"),
+    ("s_axis_param_", "AXI4-Stream, parameters of all channels of a run, float32 words, a packet"),
+    ("m_axis_result_", "AXI4-Stream, results of all channels of a run, float32 words, a packet; none in inference"),
     ("s_axis_grad_", "AXI4-Stream, gradients of the output, beside x in backward"),
     ("s_axis_", "AXI4-Stream, x"),
     ("m_axis_", "AXI4-Stream, y; in backward the gradient of x"),
@@ -128,9 +130,12 @@ def _ports(ports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
 def _beats(description: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{name} {size}" for name, size in description["beat_bytes"].items())
     window = description["window"]
-    return (
-        f"Bytes of a beat: {sizes}. A channel is a packet. The registers are in [registers.md](registers.md);"
+    words = (
         f" parameters and results of up to {window['channels']} channels are in a window at {window['offset']:#x}."
+        if window else " parameters and results are streams."
+    )  # fmt: skip
+    return (
+        f"Bytes of a beat: {sizes}. A channel is a packet. The registers are in [registers.md](registers.md);{words}"
         " Beats, packets, runs and errors are described in docs/integration.md of LightNorm's repository."
     )
 
@@ -152,7 +157,8 @@ def _speed(config: Config, description: Mapping[str, Any]) -> list[str]:
         *_prose(
             "A channel has ceil(elements / lanes) beats. One beat is taken and one leaves in every cycle, without gaps"
             " between channels of at least 32 beats; streams that rest add their pauses. "
-            + reads * (config.implementation.passes != ("infer",))
+            + reads
+            * (config.implementation.passes != ("infer",))
         ),
         *_table(("pass", "a channel's first beat leaves after its", "cycles later"), rows),
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +26,63 @@ POLLS = 10_000
 def vectors(config: Config, description: Mapping[str, Any], registers: RegisterMap) -> str:
     """The Verilog include file of `testbench.v`: constants, and the beats and words of a run of each pass."""
     sizes: Mapping[str, int] = description["beat_bytes"]
-    slots = {name: WORD_BYTES * slot for slot, name, _ in registers.slots}
     layers = [_layer(config, mode) for mode in PASSES if config.has(mode)]
-    beats: dict[str, list[list[str]]] = {name: [] for name in sizes}
-    words: dict[str, list[list[str]]] = {"writes": [], "results": []}
+    memories = [_Memory(f"{name}_beats", f"{name}_end", 8 * size + 1) for name, size in sizes.items()]
+    memories += [_Memory("writes", "writes_end", 64)]
+    if registers.channels:
+        memories += [_Memory("results", "results_end", 64)]
+    else:
+        memories += [_Memory(f"{name}_words", f"{name}_end", 33) for name in ("parameter", "result")]
     for layer in layers:
-        run = layer.run
+        run, per_packet = layer.run, layer.beats_per_channel
         given = {name: getattr(run, name) for name in (
             "mode", "channels", "elements", "chunk_blocks", "inv_count", "range_gain", "eps", "momentum")}  # fmt: skip
-        expected = _output(layer)
-        for name, stream in (("x", run.x_beats), ("grad", run.grad_beats), ("output", expected)):
-            if name in sizes:
-                beats[name].append(_marked(stream, layer.beats_per_channel, 8 * sizes[name]))
-        words["writes"].append([
-            *(_pair(registers[name.upper()].offset, value) for name, value in given.items()),
-            *_records(registers, slots, PARAMETERS[layer.mode], run.parameters),
-        ])  # fmt: skip
         made = [np.asarray(layer.results[name], np.float32).view(np.uint32) for name in RESULTS[layer.mode]]
         results = [int(word) for row in zip(*made, strict=True) for word in row]
-        words["results"].append(list(_records(registers, slots, RESULTS[layer.mode], results)))
+        values = {
+            "x_beats": _marked(run.x_beats, per_packet, 8 * sizes["x"]),
+            "output_beats": _marked(_output(layer), per_packet, 8 * sizes["output"]),
+            "writes": [_pair(registers[name.upper()].offset, value) for name, value in given.items()],
+            "parameter_words": _marked(run.parameters, len(run.parameters), 32),
+            "result_words": _marked(results, len(results), 32),
+        }
+        if "grad" in sizes:
+            values["grad_beats"] = _marked(run.grad_beats, per_packet, 8 * sizes["grad"])
+        if registers.channels:
+            values["writes"] += _records(registers, PARAMETERS[layer.mode], run.parameters)
+            values["results"] = list(_records(registers, RESULTS[layer.mode], results))
+        for memory in memories:
+            memory.runs.append(values[memory.name])
     lines = [f"// LightNorm, configuration {config.hash}. Generated: change the configuration, not this file."]
     lines += ["`define LIGHTNORM_BACKWARD"] * config.has("backward")
-    lines += [f"localparam {name} = {value};" for name, value in _constants(config, registers, sizes, len(layers))]
-    filled = []
-    for name, per_run in beats.items():
-        declared, values = _memory(f"{name}_beats", f"{name}_end", 8 * sizes[name] + 1, per_run)
-        lines += declared
-        filled += values
-    for name, per_run in words.items():
-        declared, values = _memory(name, f"{name}_end", 64, per_run)
-        lines += declared
-        filled += values
-    return "\n".join([*lines, "initial begin", *(f"    {line}" for line in filled), "end"]) + "\n"
+    lines += ["`define LIGHTNORM_STREAMS"] * (not registers.channels)
+    lines += [f"localparam {name} = {value};" for name, value in _constants(registers, sizes, len(layers))]
+    lines += [line for memory in memories for line in memory.declarations()]
+    filled = [f"    {line}" for memory in memories for line in memory.assignments()]
+    return "\n".join([*lines, "initial begin", *filled, "end"]) + "\n"
+
+
+@dataclass
+class _Memory:
+    """Values of all runs, and where each run's end."""
+
+    name: str
+    ends: str
+    bits: int
+    runs: list[list[str]] = field(default_factory=list)
+
+    def declarations(self) -> list[str]:
+        count = sum(map(len, self.runs))
+        return [
+            f"reg [{self.bits - 1}:0] {self.name} [0:{max(count, 1) - 1}];",
+            f"integer {self.ends} [0:{len(self.runs) - 1}];",
+        ]
+
+    def assignments(self) -> Iterator[str]:
+        for index, value in enumerate(value for run in self.runs for value in run):
+            yield f"{self.name}[{index}] = {value};"
+        for index in range(len(self.runs)):
+            yield f"{self.ends}[{index}] = {sum(map(len, self.runs[: index + 1]))};"
 
 
 def _layer(config: Config, mode: str) -> Layer:
@@ -82,9 +108,7 @@ def _output(layer: Layer) -> list[int]:
     return [beat for channel in pack_beats(layer.blocks, layer.lanes) for beat in channel]
 
 
-def _constants(
-    config: Config, registers: RegisterMap, sizes: Mapping[str, int], runs: int
-) -> Iterator[tuple[str, str]]:
+def _constants(registers: RegisterMap, sizes: Mapping[str, int], runs: int) -> Iterator[tuple[str, str]]:
     yield "RUNS", str(runs)
     yield "POLLS", str(POLLS)
     yield "ADDRESS_BITS", str(registers.address_bits)
@@ -104,34 +128,16 @@ def _constants(
 def _marked(beats: Sequence[int], per_packet: int, bits: int) -> list[str]:
     """Beats of so many bits, with TLAST above them."""
     last = 1 << bits
-    return [
-        f"{bits + 1}'h{beat | last * (index % per_packet == per_packet - 1):x}" for index, beat in enumerate(beats)
-    ]
+    return [f"{bits + 1}'h{beat | last * (index % per_packet == per_packet - 1):x}" for index, beat in enumerate(beats)]
 
 
-def _records(
-    registers: RegisterMap, slots: Mapping[str, int], names: Sequence[str], words: Sequence[int]
-) -> Iterator[str]:
+def _records(registers: RegisterMap, names: Sequence[str], words: Sequence[int]) -> Iterator[str]:
     """Words of a run, those of channel 0 first, with their places in the window."""
+    slots = {name: slot for slot, name, _ in registers.slots}
     for index, word in enumerate(words):
         channel, position = divmod(index, len(names))
-        yield _pair(registers.window + channel * registers.record * WORD_BYTES + slots[names[position]], word)
+        yield _pair(registers.window + (channel * registers.record + slots[names[position]]) * WORD_BYTES, word)
 
 
 def _pair(offset: int, word: int) -> str:
     return f"{{32'h{offset:x}, 32'h{word:x}}}"
-
-
-def _memory(name: str, ends: str, bits: int, per_run: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
-    """Declarations and assignments of the values of all runs, and of where each run's end."""
-    values = [value for run in per_run for value in run]
-    declared = [
-        f"reg [{bits - 1}:0] {name} [0:{max(len(values), 1) - 1}];",
-        f"integer {ends} [0:{len(per_run) - 1}];",
-    ]
-    filled = [f"{name}[{index}] = {value};" for index, value in enumerate(values)]
-    total = 0
-    for index, run in enumerate(per_run):
-        total += len(run)
-        filled.append(f"{ends}[{index}] = {total};")
-    return declared, filled

@@ -31,6 +31,14 @@ module lightnorm_axi_tb;
     wire [GRAD_BITS:0] grad_beat = grad_beats[grad_next];
 `endif
 
+`ifdef LIGHTNORM_STREAMS
+    integer parameter_next = 0, parameter_limit = 0, result_next = 0;
+    wire parameter_valid = parameter_next < parameter_limit;
+    wire parameter_ready, result_valid, result_last;
+    wire [31:0] result_data;
+    wire [32:0] parameter_word = parameter_words[parameter_next];
+`endif
+
     lightnorm_axi dut (
         .aclk(aclk), .aresetn(aresetn), .irq(irq),
         .s_axil_awaddr(awaddr[ADDRESS_BITS - 1:0]), .s_axil_awprot(3'd0), .s_axil_awvalid(awvalid),
@@ -43,6 +51,12 @@ module lightnorm_axi_tb;
         .s_axis_grad_tdata(grad_beat[GRAD_BITS - 1:0]), .s_axis_grad_tkeep({GRAD_BITS / 8{1'b1}}),
         .s_axis_grad_tlast(grad_beat[GRAD_BITS]), .s_axis_grad_tvalid(grad_valid), .s_axis_grad_tready(grad_ready),
 `endif
+`ifdef LIGHTNORM_STREAMS
+        .s_axis_param_tdata(parameter_word[31:0]), .s_axis_param_tkeep(4'hf), .s_axis_param_tlast(parameter_word[32]),
+        .s_axis_param_tvalid(parameter_valid), .s_axis_param_tready(parameter_ready),
+        .m_axis_result_tdata(result_data), .m_axis_result_tkeep(), .m_axis_result_tlast(result_last),
+        .m_axis_result_tvalid(result_valid), .m_axis_result_tready(1'b1),
+`endif
         .s_axis_tdata(x_beat[X_BITS - 1:0]), .s_axis_tkeep({X_BITS / 8{1'b1}}), .s_axis_tlast(x_beat[X_BITS]),
         .s_axis_tvalid(x_valid), .s_axis_tready(x_ready),
         .m_axis_tdata(output_data), .m_axis_tkeep(), .m_axis_tlast(output_last), .m_axis_tvalid(output_valid),
@@ -54,6 +68,14 @@ module lightnorm_axi_tb;
         if (x_valid && x_ready) x_next <= x_next + 1;
 `ifdef LIGHTNORM_BACKWARD
         if (grad_valid && grad_ready) grad_next <= grad_next + 1;
+`endif
+`ifdef LIGHTNORM_STREAMS
+        if (parameter_valid && parameter_ready) parameter_next <= parameter_next + 1;
+        if (aresetn && result_valid) begin
+            result_next <= result_next + 1;
+            if ({result_last, result_data} !== result_words[result_next])
+                $fatal(1, "result %0d is %h, not %h", result_next, {result_last, result_data}, result_words[result_next]);
+        end
 `endif
         if (aresetn && output_valid && output_ready) begin
             output_next <= output_next + 1;
@@ -117,6 +139,9 @@ module lightnorm_axi_tb;
 `ifdef LIGHTNORM_BACKWARD
             grad_limit <= grad_end[run];
 `endif
+`ifdef LIGHTNORM_STREAMS
+            parameter_limit <= parameter_end[run];
+`endif
             write(CTRL_OFFSET, CTRL_START_MASK);
             polls = 0;
             word = 0;
@@ -129,6 +154,11 @@ module lightnorm_axi_tb;
             end
             if (output_next != output_end[run])
                 $fatal(1, "run %0d: %0d beats have come out, not %0d", run, output_next, output_end[run]);
+`ifdef LIGHTNORM_STREAMS
+            if (result_next != result_end[run])
+                $fatal(1, "run %0d: %0d results have come out, not %0d", run, result_next, result_end[run]);
+            compared = result_next;
+`else
             while (compared < results_end[run]) begin
                 read(results[compared][63:32], word);
                 if (word != results[compared][31:0])
@@ -136,6 +166,7 @@ module lightnorm_axi_tb;
                            results[compared][31:0]);
                 compared = compared + 1;
             end
+`endif
         end
         $display("PASS: %0d runs, %0d beats, %0d results equal the golden model", RUNS, output_next, compared);
         $finish;

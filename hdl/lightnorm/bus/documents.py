@@ -15,7 +15,7 @@ from ..config import Config
 from ..datapath.beat import beat_layout
 from ..datapath.coefficients import MODES
 from .axi_stream import bytes_per_beat
-from .registers import ERRORS, MAP_VERSION, WORD_BYTES, Access, Field, Register, RegisterMap
+from .registers import ERRORS, MAP_VERSION, WORD_BYTES, Access, Field, Register, RegisterMap, most_channels
 
 __all__ = ["beat_bytes", "c_header", "ip_xact", "register_page", "system_rdl"]
 
@@ -62,8 +62,9 @@ def _constants(config: Config, registers: RegisterMap) -> Iterator[tuple[str, in
             if field.access is Access.CONSTANT:
                 yield f"{name}_VALUE", field.value
     yield "STATUS_ERRORS", sum(field.mask for field in registers["STATUS"].fields if field.name in ERRORS)
-    yield "WINDOW_OFFSET", registers.window
-    yield "RECORD_BYTES", registers.record * WORD_BYTES
+    if registers.channels:
+        yield "WINDOW_OFFSET", registers.window
+        yield "RECORD_BYTES", registers.record * WORD_BYTES
     for slot, name, _ in registers.slots:
         yield f"RECORD_{name.upper()}", slot * WORD_BYTES
     yield "ADDRESS_BITS", registers.address_bits
@@ -72,7 +73,7 @@ def _constants(config: Config, registers: RegisterMap) -> Iterator[tuple[str, in
     yield "LANES", config.lanes
     yield "BLOCK_SIZE", spec.activation.block_size
     yield "BUFFER_BEATS", config.buffer_beats
-    yield "MAX_CHANNELS", built.max_channels
+    yield "MAX_CHANNELS", most_channels(config)
     yield "MAX_CHUNKS", built.max_chunks
     yield "COEF_MAN_BITS", spec.coef_man_bits
     for number, name in enumerate(GAINS):
@@ -85,8 +86,6 @@ def _constants(config: Config, registers: RegisterMap) -> Iterator[tuple[str, in
 def register_page(config: Config, registers: RegisterMap) -> str:
     """The map as a Markdown page."""
     rows = [row for register in registers.registers for row in _rows(register)]
-    words = [f"| 0x{slot * WORD_BYTES:02x} | {name} | {text} |" for slot, name, text in registers.slots]
-    end = registers.window + registers.record * WORD_BYTES * registers.channels
     return "\n".join([
         f"# Registers, configuration {config.hash}",
         "",
@@ -99,6 +98,14 @@ def register_page(config: Config, registers: RegisterMap) -> str:
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
+        *(_window(registers) if registers.channels else ()),
+    ])  # fmt: skip
+
+
+def _window(registers: RegisterMap) -> list[str]:
+    words = [f"| 0x{slot * WORD_BYTES:02x} | {name} | {text} |" for slot, name, text in registers.slots]
+    end = registers.window + registers.record * WORD_BYTES * registers.channels
+    return [
         f"## Window: 0x{registers.window:x} to 0x{end - 1:x}, locked",
         "",
         f"A record of {registers.record * WORD_BYTES} bytes per channel, {registers.channels} of them, of float32",
@@ -110,7 +117,7 @@ def register_page(config: Config, registers: RegisterMap) -> str:
         "|---|---|---|",
         *words,
         "",
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
 def _rows(register: Register) -> Iterator[str]:
@@ -147,16 +154,14 @@ def system_rdl(config: Config, registers: RegisterMap) -> str:
             lines.append(f"        field {{ desc = {_quoted(field.text)}; {rights[field.access]} }}"
                          f" {field.name}[{field.low + field.bits - 1}:{field.low}]{reset};")  # fmt: skip
         lines.append(f"    }} {register.name} @ 0x{register.offset:x};")
-    size = registers.record * WORD_BYTES
-    lines += [
-        "    regfile {",
-        '        desc = "Parameters and results of a channel.";',
-        f"        reg {{ field {{ sw = rw; hw = rw; }} value[31:0]; }} WORD[{registers.record}];",
-        f"    }} RECORD[{registers.channels}] @ 0x{registers.window:x} += 0x{size:x};",
-        "};",
-        "",
-    ]
-    return "\n".join(lines)
+    if registers.channels:
+        lines += [
+            "    regfile {",
+            '        desc = "Parameters and results of a channel.";',
+            f"        reg {{ field {{ sw = rw; hw = rw; }} value[31:0]; }} WORD[{registers.record}];",
+            f"    }} RECORD[{registers.channels}] @ 0x{registers.window:x} += 0x{registers.record * WORD_BYTES:x};",
+        ]
+    return "\n".join([*lines, "};", ""])
 
 
 def ip_xact(name: str, rdl: str) -> str:

@@ -22,6 +22,7 @@ from lightnorm_sim.tools import fingerprint, make_once
 HERE = Path(__file__).parent
 BUILD_DIR = HERE.parents[2] / "build" / "sim"
 MACHINE = HERE / "machine.toml"
+STREAMS = HERE / "streams.toml"
 PYTHON_DRIVER = HERE.parents[2] / "driver" / "python"
 TOP = TOPS["axi"]
 

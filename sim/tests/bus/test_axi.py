@@ -12,7 +12,7 @@ import pytest
 from lightnorm.config import load_config
 from lightnorm_golden import host_constants
 
-from .axi import HERE, MACHINE, generated, run
+from .axi import HERE, MACHINE, STREAMS, generated, run
 from .drivers import LayerWords, compile_driver
 
 TESTS = (
@@ -25,9 +25,23 @@ TESTS = (
 )  # fmt: skip
 
 
+STREAM_TESTS = (
+    "streams.training_step", "streams.idle_and_backpressure", "streams.most_channels", "streams.misplaced_tlast",
+    "streams.words_without_an_end", "streams.early_parameters", "streams.results_never_read", "streams.reset_in_a_run",
+    "streams.python_driver",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("test", TESTS)
 def test_verilator(test: str, tmp_path: Path) -> None:
     problem = run(test, tmp_path / test)
+    assert problem is None, problem
+
+
+@pytest.mark.parametrize("test", STREAM_TESTS)
+def test_streams(test: str, tmp_path: Path) -> None:
+    """The build without a window."""
+    problem = run(test, tmp_path / test, config=STREAMS)
     assert problem is None, problem
 
 
@@ -47,7 +61,7 @@ def test_every_bench_is_run() -> None:
         for path in HERE.glob("bench_*.py")
         for name in re.findall(r"@cocotb\.test\(\)\nasync def (\w+)", path.read_text())
     }
-    assert benches == {*TESTS, "runs.small_step", "runs.inference_only", "drivers.c_driver"}
+    assert benches == {*TESTS, *STREAM_TESTS, "runs.small_step", "runs.inference_only", "drivers.c_driver"}
 
 
 @pytest.fixture(scope="module")

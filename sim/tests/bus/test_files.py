@@ -18,12 +18,13 @@ from lightnorm.bus import register_map
 from lightnorm.bus.package import with_attributes
 from lightnorm.bus.registers import Access, Field, Register, RegisterMap
 from lightnorm.config import ConfigError, load_config
+from lightnorm.datapath.program import PARAMETERS, RESULTS
 from lightnorm.generate import generate
 from lightnorm_flow.cli import app
 from lightnorm_flow.packaging import package
 from lightnorm_sim import lint, read_ports
 
-from .axi import HERE, MACHINE, TOP, generated
+from .axi import HERE, MACHINE, STREAMS, TOP, generated
 from .drivers import compile_driver
 from .header import read_header
 
@@ -45,7 +46,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIGS / "default.toml", HERE / "inference.toml"], ids=lambda path: path.stem
+    "config", [CONFIGS / "default.toml", STREAMS, HERE / "inference.toml"], ids=lambda path: path.stem
 )
 def test_verilog(config: Path, tmp_path: Path) -> None:
     description = package(load_config(config), tmp_path, top="axi")
@@ -212,10 +213,22 @@ def test_command(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "'ahb' is not one of 'core', 'axi'" in done.output
 
 
-@pytest.mark.parametrize("config", [MACHINE, HERE / "inference.toml"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", [MACHINE, STREAMS, HERE / "inference.toml"], ids=lambda path: path.stem)
 def test_c_driver_compiles(config: Path, tmp_path: Path) -> None:
     """For every build, also where a pass and its results are missing."""
     assert compile_driver(generated(config) / "lightnorm_registers.h", [], tmp_path / "driver.so") == []
+
+
+def test_c_structures_are_packets() -> None:
+    """Arrays of the C driver's structures are what the streams of parameters and results carry."""
+    header = (HERE.parents[2] / "driver" / "c" / "lightnorm.h").read_text()
+    for structure, words in (
+        ("parameters", PARAMETERS["train"]),
+        ("statistics", [name.removeprefix("new_") for name in RESULTS["train"]]),
+        ("gradients", [name.removeprefix("grad_") for name in RESULTS["backward"]]),
+    ):
+        assert f"typedef struct {{\n    float {', '.join(words)};\n}} lightnorm_{structure};" in header
+    assert PARAMETERS["infer"] == PARAMETERS["train"] and PARAMETERS["backward"] == ("weight",)
 
 
 def test_errors(tmp_path: Path) -> None:
@@ -225,7 +238,7 @@ def test_errors(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     toml = tmp_path / "c.toml"
     toml.write_text(MACHINE.read_text().replace("max_channels = 6", "max_channels = 65536"))
-    with pytest.raises(ConfigError, match="max_channels must be an integer between 1 and 65535, not 65536"):
+    with pytest.raises(ConfigError, match="max_channels must be an integer between 0 and 65535, not 65536"):
         load_config(toml)
     with pytest.raises(ValueError, match="^m has no port b$"):
         with_attributes("module m(a);\n  input a;\nendmodule\n", "m", {"a": {"X": "y"}, "b": {"X": "y"}})

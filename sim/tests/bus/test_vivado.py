@@ -38,7 +38,7 @@ def test_script() -> None:
     lines = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("/")]
     made = {name: dict(zip(words[::2], words[1::2], strict=True)) for name, *words in lines}
     core = made["/core:core"]
-    assert core["saved"] == "1" and core["name"] == TOP and core["version"] == "1.0"
+    assert core["saved"] == "1" and core["name"] == TOP and core["version"] == "1.1"
     assert made["/fileset:sources_1"]["top"] == TOP
     clocked = {name.rpartition(":")[2] for name, entry in made.items() if entry.get("clock") == "aclk"}
     assert clocked == set(interfaces) - {"aclk", "aresetn", "irq"}
