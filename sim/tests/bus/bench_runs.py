@@ -122,3 +122,28 @@ async def inference_only(dut: Any) -> None:
         await host.failed("ILLEGAL_RUN")
         await host.recover()
     await host.run(host.layer("infer", channels=1, elements=1))
+
+
+@cocotb.test()
+async def largest_window(dut: Any) -> None:
+    """The last record is there and nothing behind it; runs use their own records only; as many channels are legal."""
+    host = await Host.fresh(dut)
+    most = host.constants["MAX_CHANNELS"]
+    assert most == 65535
+    edges = (0, 1, 255, 256, 300, 4095, 32767, 32768, most - 1)
+    for channel in edges:
+        for slot in range(8):
+            await host.write_at(host.record(channel, "running_mean") + 4 * slot, 8 * channel + slot)
+    assert (await host.access(host.record(most, "running_mean")))[1] == AxiResp.SLVERR
+    await host.run(host.layer("train", channels=300, elements=3))
+    for channel in edges[4:]:
+        for slot in range(8):
+            assert await host.read_at(host.record(channel, "running_mean") + 4 * slot) == 8 * channel + slot
+    await host.configure(host.layer("infer"), channels=most)
+    await host.start()
+    await host.cycles(20)
+    assert not await host.bit("CTRL", "IDLE")
+    await host.write("CTRL", host.constants["CTRL_ABORT_MASK"])
+    await host.failed("ABORTED")
+    await host.recover()
+    await host.run(host.layer("infer"))

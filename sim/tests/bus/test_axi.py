@@ -61,7 +61,14 @@ def test_every_bench_is_run() -> None:
         for path in HERE.glob("bench_*.py")
         for name in re.findall(r"@cocotb\.test\(\)\nasync def (\w+)", path.read_text())
     }
-    assert benches == {*TESTS, *STREAM_TESTS, "runs.small_step", "runs.inference_only", "drivers.c_driver"}
+    others = {"runs.small_step", "runs.inference_only", "runs.largest_window", "drivers.c_driver"}
+    assert benches == others.union(TESTS, STREAM_TESTS)
+
+
+@pytest.mark.slow
+def test_largest_window(tmp_path: Path) -> None:
+    problem = run("runs.largest_window", tmp_path / "largest", config=HERE / "largest.toml")
+    assert problem is None, problem
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,11 @@ FILES = {
 }  # fmt: skip
 
 
+LARGEST = pytest.param(HERE / "largest.toml", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "config", [CONFIGS / "default.toml", STREAMS, HERE / "inference.toml"], ids=lambda path: path.stem
+    "config", [CONFIGS / "default.toml", STREAMS, HERE / "inference.toml", LARGEST], ids=lambda path: path.stem
 )
 def test_verilog(config: Path, tmp_path: Path) -> None:
     description = package(load_config(config), tmp_path, top="axi")
