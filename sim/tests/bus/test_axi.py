@@ -61,7 +61,7 @@ def test_every_bench_is_run() -> None:
         for path in HERE.glob("bench_*.py")
         for name in re.findall(r"@cocotb\.test\(\)\nasync def (\w+)", path.read_text())
     }
-    others = {"runs.small_step", "runs.inference_only", "runs.largest_window", "drivers.c_driver"}
+    others = {"runs.small_step", "runs.inference_only", "runs.largest_window", "drivers.c_driver", "diagrams.record"}
     assert benches == others.union(TESTS, STREAM_TESTS)
 
 
