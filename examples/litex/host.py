@@ -15,7 +15,10 @@ from lightnorm_driver import Device
 from lightnorm_golden import NormSpec, backward, forward, infer
 
 MEMORY, LIGHTNORM = 0x4000_0000, 0x9000_0000
-PLACES = {"x": MEMORY, "grad": MEMORY + 0x4000, "output": MEMORY + 0x8000}
+PLACES = {
+    "x": MEMORY, "grad": MEMORY + 0x4000, "output": MEMORY + 0x8000, "parameters": MEMORY + 0xC000,
+    "results": MEMORY + 0xD000,
+}  # fmt: skip
 LIMIT = 10_000  # cycles in which anything must have happened
 
 
@@ -24,7 +27,7 @@ class Host:
 
     def __init__(self, dut: Any, description: dict[str, Any], csr: dict[str, Any]) -> None:
         self.dut, self.csr = dut, csr
-        self.sizes: dict[str, int] = description["beat_bytes"]
+        self.sizes: dict[str, int] = description["beat_bytes"] | {"parameters": 4}
 
     async def access(self, address: int, word: int | None = None) -> int:
         """Read a word, or write one."""
@@ -69,9 +72,32 @@ class Host:
         padded = b"".join(beat.ljust(-(-size // 4) * 4, b"\0") for beat in beats)
         return [int(word) for word in np.frombuffer(padded, "<u4")]
 
-    async def transfer(self, x: Sequence[bytes], grad: Sequence[bytes], outputs: Sequence[int]) -> list[bytes]:
+    async def send(self, stream: str, packet: bytes) -> None:
+        """Put a packet into the memory, and let the DMA of its stream send it."""
+        words = self.words(stream, packet)
+        for index, word in enumerate(words):
+            await self.access(PLACES[stream] + 4 * index, word)
+        await self.begin(stream, 4 * len(words))
+
+    async def fetch(self, stream: str, size: int) -> bytes:
+        """What the DMA of a stream has put into the memory."""
+        words = [await self.access(PLACES[stream] + offset) for offset in range(0, size, 4)]
+        return np.array(words, "<u4").tobytes()
+
+    async def transfer(
+        self,
+        x: Sequence[bytes],
+        grad: Sequence[bytes],
+        outputs: Sequence[int],
+        parameters: bytes = b"",
+        results: int = 0,
+    ) -> list[bytes]:
         """What `Device` wants: packets in, packets out, a channel after the other."""
         received = []
+        if parameters:
+            await self.send("parameters", parameters)
+        if results:
+            await self.begin("results", results)
         size, channels = self.sizes["output"], len(outputs)
         padded = -(-size // 4) * 4
         for channel, length in enumerate(outputs):
@@ -82,17 +108,16 @@ class Host:
                 for stream, packets in (("x", x), ("grad", grad)):
                     per_channel = len(packets) // channels
                     if turn < per_channel:
-                        words = self.words(stream, packets[channel * per_channel + turn])
-                        for index, word in enumerate(words):
-                            await self.access(PLACES[stream] + 4 * index, word)
-                        await self.begin(stream, 4 * len(words))
+                        await self.send(stream, packets[channel * per_channel + turn])
                         moving.append(stream)
                 for stream in moving:
                     await self.end(stream)
             await self.end("output")
-            words = [await self.access(PLACES["output"] + 4 * index) for index in range(beats * padded // 4)]
-            data = np.array(words, "<u4").tobytes()
+            data = await self.fetch("output", beats * padded)
             received.append(b"".join(data[first : first + size] for first in range(0, len(data), padded)))
+        if results:
+            await self.end("results")
+            received.append(await self.fetch("results", results))
         return received
 
 
@@ -123,7 +148,10 @@ async def a_layer(dut: Any) -> None:
         for name in passes:
             if name == "train":
                 got = device.train(x, **affine, **running, chunks=chunks)
-                want = forward(x, weight, bias, **running, spec=spec, chunks=chunks).output
+                made = forward(x, weight, bias, **running, spec=spec, chunks=chunks)
+                want = made.output
+                np.testing.assert_array_equal(got.channels["mean"], made.mean)
+                np.testing.assert_array_equal(got.channels["new_running_sigma"], made.running_sigma)
             elif name == "infer":
                 got = device.infer(x, **affine, **running)
                 want = infer(x, weight, bias, mean, sigma, spec=spec).output

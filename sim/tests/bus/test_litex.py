@@ -7,13 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .axi import HERE, MACHINE, generated
+import pytest
+
+from .axi import HERE, MACHINE, STREAMS, generated
 
 ROOT = HERE.parents[2]
 
 
-def test_soc(tmp_path: Path) -> None:
-    shutil.copytree(generated(MACHINE), tmp_path / "block")
+@pytest.mark.parametrize(
+    "config", [MACHINE, pytest.param(STREAMS, marks=pytest.mark.slow)], ids=lambda path: path.stem
+)
+def test_soc(config: Path, tmp_path: Path) -> None:
+    shutil.copytree(generated(config), tmp_path / "block")
     command = [sys.executable, "examples/litex/run.py", str(tmp_path / "block")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
