@@ -11,28 +11,12 @@ static void set(lightnorm *device, uint32_t offset, uint32_t word) {
     device->bus.write(device->bus.context, offset, word);
 }
 
-static uint32_t to_word(float value) {
-    uint32_t word;
-    memcpy(&word, &value, sizeof word);
-    return word;
-}
-
-static float from_word(uint32_t word) {
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
-
 static bool is_ready(lightnorm *device) {
     return (get(device, LIGHTNORM_CTRL_OFFSET) & LIGHTNORM_CTRL_READY_MASK) != 0;
 }
 
 static bool is_idle(lightnorm *device) {
     return (get(device, LIGHTNORM_CTRL_OFFSET) & LIGHTNORM_CTRL_IDLE_MASK) != 0;
-}
-
-static uint32_t record(uint32_t channel) {
-    return LIGHTNORM_WINDOW_OFFSET + channel * LIGHTNORM_RECORD_BYTES;
 }
 
 static bool is_built(lightnorm_mode mode) {
@@ -79,20 +63,6 @@ lightnorm_result lightnorm_configure(lightnorm *device, const lightnorm_layer *l
     return LIGHTNORM_OK;
 }
 
-lightnorm_result lightnorm_write_parameters(lightnorm *device, uint32_t channel, const lightnorm_parameters *values) {
-    if (channel >= LIGHTNORM_MAX_CHANNELS) {
-        return LIGHTNORM_ERROR_ARGUMENT;
-    }
-    if (!is_idle(device)) {
-        return LIGHTNORM_ERROR_BUSY;
-    }
-    set(device, record(channel) + LIGHTNORM_RECORD_RUNNING_MEAN, to_word(values->running_mean));
-    set(device, record(channel) + LIGHTNORM_RECORD_RUNNING_SIGMA, to_word(values->running_sigma));
-    set(device, record(channel) + LIGHTNORM_RECORD_WEIGHT, to_word(values->weight));
-    set(device, record(channel) + LIGHTNORM_RECORD_BIAS, to_word(values->bias));
-    return LIGHTNORM_OK;
-}
-
 lightnorm_result lightnorm_start(lightnorm *device, lightnorm_mode mode) {
     if (!is_built(mode)) {
         return LIGHTNORM_ERROR_ARGUMENT;
@@ -119,6 +89,37 @@ lightnorm_result lightnorm_wait(lightnorm *device, uint32_t polls) {
         }
     }
     return LIGHTNORM_ERROR_TIMEOUT;
+}
+
+#ifdef LIGHTNORM_WINDOW_OFFSET
+static uint32_t to_word(float value) {
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    return word;
+}
+
+static float from_word(uint32_t word) {
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+static uint32_t record(uint32_t channel) {
+    return LIGHTNORM_WINDOW_OFFSET + channel * LIGHTNORM_RECORD_BYTES;
+}
+
+lightnorm_result lightnorm_write_parameters(lightnorm *device, uint32_t channel, const lightnorm_parameters *values) {
+    if (channel >= LIGHTNORM_MAX_CHANNELS) {
+        return LIGHTNORM_ERROR_ARGUMENT;
+    }
+    if (!is_idle(device)) {
+        return LIGHTNORM_ERROR_BUSY;
+    }
+    set(device, record(channel) + LIGHTNORM_RECORD_RUNNING_MEAN, to_word(values->running_mean));
+    set(device, record(channel) + LIGHTNORM_RECORD_RUNNING_SIGMA, to_word(values->running_sigma));
+    set(device, record(channel) + LIGHTNORM_RECORD_WEIGHT, to_word(values->weight));
+    set(device, record(channel) + LIGHTNORM_RECORD_BIAS, to_word(values->bias));
+    return LIGHTNORM_OK;
 }
 
 lightnorm_result lightnorm_read_statistics(lightnorm *device, uint32_t channel, lightnorm_statistics *values) {
@@ -156,6 +157,23 @@ lightnorm_result lightnorm_read_gradients(lightnorm *device, uint32_t channel, l
     return LIGHTNORM_ERROR_ARGUMENT;
 #endif
 }
+#else
+/* Parameters and results are streams. */
+lightnorm_result lightnorm_write_parameters(lightnorm *device, uint32_t channel, const lightnorm_parameters *values) {
+    (void)device, (void)channel, (void)values;
+    return LIGHTNORM_ERROR_ARGUMENT;
+}
+
+lightnorm_result lightnorm_read_statistics(lightnorm *device, uint32_t channel, lightnorm_statistics *values) {
+    (void)device, (void)channel, (void)values;
+    return LIGHTNORM_ERROR_ARGUMENT;
+}
+
+lightnorm_result lightnorm_read_gradients(lightnorm *device, uint32_t channel, lightnorm_gradients *values) {
+    (void)device, (void)channel, (void)values;
+    return LIGHTNORM_ERROR_ARGUMENT;
+}
+#endif
 
 uint32_t lightnorm_status(lightnorm *device) {
     return get(device, LIGHTNORM_STATUS_OFFSET);

@@ -78,7 +78,12 @@ lightnorm_result lightnorm_layer_constants(lightnorm_layer *layer, uint32_t chan
 /* Writes the words of a layer's runs. */
 lightnorm_result lightnorm_configure(lightnorm *device, const lightnorm_layer *layer);
 
-/* Writes a channel's parameters; a run reads them, and keeps them. Backward reads `weight` only. */
+/* Writes a channel's parameters; a run reads them, and keeps them. Backward reads `weight` only.
+ *
+ * A block without a window (max_channels = 0, no LIGHTNORM_WINDOW_OFFSET) has streams instead, and this function and the
+ * two that read results return LIGHTNORM_ERROR_ARGUMENT. There the DMA sends an array of lightnorm_parameters, one for
+ * each channel, as a packet, in backward an array of weights (float); and it receives a packet that is an array of
+ * lightnorm_statistics after training, of lightnorm_gradients after backward. */
 lightnorm_result lightnorm_write_parameters(lightnorm *device, uint32_t channel, const lightnorm_parameters *values);
 
 /* Starts a run; BUSY unless the block is ready. Afterwards the streams may move. */

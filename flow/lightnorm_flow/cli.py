@@ -17,6 +17,7 @@ from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
+from .packaging import package, write_readme
 from .report import make_report, report_rows, report_steps
 from .simulate import (
     MODES,
@@ -121,16 +122,16 @@ def generate_command(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write lightnorm.v and lightnorm.json (resolved configuration, hash, ports, latency).
+    """Write lightnorm.v, lightnorm.json (resolved configuration, hash, ports, latency) and a README.md.
 
     With --top axi: lightnorm_axi.v and lightnorm_axi.json, its registers as a C header and as a page, an
-    instantiation, constraints, and a FuseSoC core.
+    instantiation, constraints, and what FuseSoC, Vivado and LiteX take it in by.
     """
     with _errors():
         built, folder = _open(config, out, passes, pipeline)
         with steps(1, quiet=as_json) as step:
             step("generating the Verilog")
-            description = generate(built, folder, top=top)
+            description = package(built, folder, top=top)
     if as_json:
         _print_json(description)
         return
@@ -265,17 +266,22 @@ def synth_command(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Synthesize with Yosys; writes synth.json (area or resources, per module), netlist.v and yosys.log."""
+    """Synthesize with Yosys; writes synth.json (area or resources, per module), netlist.v and yosys.log.
+
+    The folder's README.md then has the sizes too.
+    """
     with _errors():
         built, folder = _open(config, out, passes, pipeline)
         _check_target(target)
         with steps(3 + (clock_ns is not None), quiet=as_json) as step:
             step("generating the Verilog")
-            generate(built, folder, top=top)
+            description = package(built, folder, top=top)
             result = synthesize(
                 folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, lanes=built.lanes, unit=unit,
                 clock_ns=clock_ns, progress=step,
             )  # fmt: skip
+            if unit is None:
+                write_readme(built, folder, description, result)
     if as_json:
         _print_json(result)
         return

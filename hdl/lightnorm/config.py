@@ -30,8 +30,9 @@ class Implementation:
     `passes`: what it can do, any of "train", "infer", "backward". `blocks_per_beat`: activation blocks per cycle.
     `buffer_blocks`: activation blocks held on chip (0: no buffer, training takes two passes over its input); a multiple
     of blocks_per_beat. `max_chunks`: most chunks per channel in backward, which keeps a record of each. `max_channels`:
-    most channels of a run of the AXI build, which holds their parameters and results; the bare core has no such limit.
-    `pipeline`: "short" for the least area, "deep" for some three times the clock with more registers and latency.
+    most channels of a run of the AXI build, which holds their parameters and results; with 0 it holds none, they are
+    streams as those of the bare core, and there is no such limit. `pipeline`: "short" for the least area, "deep" for a
+    fast clock with more registers and latency.
     """
 
     passes: tuple[str, ...] = ("train", "infer")
@@ -110,7 +111,7 @@ def _check_implementation(spec: NormSpec, built: Implementation) -> list[str]:
     beats_ok = integer("blocks_per_beat", 1, 64)
     buffer_ok = integer("buffer_blocks", 0, MAX_ELEMENTS)
     integer("max_chunks", 1, 1 << 16)
-    integer("max_channels", 1, (1 << 16) - 1)
+    integer("max_channels", 0, (1 << 16) - 1)
     if beats_ok and buffer_ok and built.buffer_blocks % built.blocks_per_beat:
         problems.append(
             f"implementation.buffer_blocks must be a multiple of blocks_per_beat ({built.blocks_per_beat}),"

@@ -11,8 +11,8 @@ from typing import Any
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from .bus.documents import beat_bytes, c_header, register_page, system_rdl
-from .bus.package import fusesoc_core, instance_template, sdc, with_attributes, xdc
+from .bus.documents import beat_bytes, c_header, ip_xact, register_page, system_rdl
+from .bus.package import instance_template, sdc, with_attributes, xdc
 from .bus.registers import WORD_BYTES
 from .bus.top import LightNorm
 from .config import Config
@@ -146,14 +146,15 @@ def _verilog(component: Core | LightNorm, name: str, log: Path) -> str:
 def _bus_files(component: LightNorm, name: str, ports: dict[str, dict[str, Any]]) -> dict[str, str]:
     """What an integrator needs beside the Verilog."""
     config, registers = component.config, component.registers
+    rdl = system_rdl(config, registers)
     return {
         "lightnorm_registers.h": c_header(config, registers),
         "registers.md": register_page(config, registers),
-        "registers.rdl": system_rdl(config, registers),
+        "registers.rdl": rdl,
+        "registers.xml": ip_xact(name, rdl),
         f"{name}_instance.v": instance_template(name, ports),
         f"{name}.sdc": sdc(ports),
         f"{name}.xdc": xdc(name),
-        f"{name}.core": fusesoc_core(name, _version(), f"{name}.v", f"{name}.xdc"),
     }
 
 
@@ -173,7 +174,9 @@ def _bus_description(component: LightNorm) -> dict[str, Any]:
             "channels": registers.channels,
             "record_bytes": WORD_BYTES * registers.record,
             "words": {name: WORD_BYTES * slot for slot, name, _ in registers.slots},
-        },
+        }
+        if registers.channels
+        else None,
         "beat_bytes": beat_bytes(component.config),
     }
 
@@ -182,11 +185,11 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
     """Write a configuration's Verilog and its description into `out_dir`, and return the description.
 
     `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`) or "axi"
-    (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, in SystemRDL and as a page,
-    instantiation, constraints, FuseSoC). The Verilog is plain Verilog-2005, the same bytes every time. The description
-    has the resolved configuration and its hash, every port, and the latency of the coefficients by pass; of "axi" also
-    registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails; nothing is left
-    half-written.
+    (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, SystemRDL, IP-XACT and as a
+    page, instantiation, constraints). The Verilog is plain Verilog-2005, the same bytes every time. The
+    description has the resolved configuration and its hash, every port, and the latency of the coefficients by pass;
+    of "axi" also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
+    nothing is left half-written.
     """
     if top not in TOPS:
         raise ValueError(f"top must be {' or '.join(TOPS)}, not {top!r}")

@@ -7,7 +7,9 @@ Needs NumPy and the golden model's package, which encodes and decodes blocks, an
     device = Device(json.load(open("lightnorm_axi.json")), mmio.read, mmio.write, transfer)
 
 where `transfer(x, grad, outputs)` sends the packets of x and, in backward, of the gradient, at the same time, and
-returns as many packets as `outputs` has numbers, each of so many bytes.
+returns as many packets as `outputs` has numbers, each of so many bytes. Of a block without a window (`max_channels` 0)
+the parameters and results are packets too: `transfer(x, grad, outputs, parameters, results)` also sends the packet
+`parameters` and, unless `results` is 0, returns behind the others a packet of `results` bytes from the result stream.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from lightnorm_golden.forward import check_channels, check_scalar, check_tensor
 __all__ = ["Device", "DeviceError", "Result", "Transfer"]
 
 Array = NDArray[np.float32]
-Transfer = Callable[[Sequence[bytes], Sequence[bytes], Sequence[int]], Sequence[bytes]]
+Transfer = Callable[..., Sequence[bytes]]
 
 MODES = {"infer": 0, "train": 1, "backward": 2}
 PARAMETERS = {"running_mean": 0.0, "running_sigma": 1.0, "weight": 1.0, "bias": 0.0}
+STREAMED = {"infer": tuple(PARAMETERS), "train": tuple(PARAMETERS), "backward": ("weight",)}
+MAX_CHANNELS = (1 << 16) - 1
 RESULTS = {
     "infer": (),
     "train": ("mean", "sigma", "new_running_mean", "new_running_sigma"),
@@ -73,6 +77,7 @@ class Device:
         self.spec = NormSpec(**arithmetic)
         self.lanes: int = description["lanes"]
         self._implementation = description["config"]["implementation"]
+        self._window = description["window"]  # None: parameters and results are streams
         wanted = int(description["hash"], 16)
         if self.read("ID") != int.from_bytes(b"LNRM", "big"):
             raise DeviceError(f"there is no LightNorm at this address (ID is {self.read('ID'):#010x})")
@@ -99,7 +104,7 @@ class Device:
         return sum(((1 << places[name]["bits"]) - 1) << places[name]["low"] for name in fields)
 
     def _record(self, channel: int, word: str) -> int:
-        window = self.description["window"]
+        window = self._window
         return int(window["offset"] + channel * window["record_bytes"] + window["words"][word])
 
     def status(self) -> list[str]:
@@ -171,7 +176,7 @@ class Device:
             "EPS": _word(check_scalar("eps", eps, 0.0, np.inf, self.spec)),
             "MOMENTUM": _word(check_scalar("momentum", momentum, 0.0, 1.0, self.spec)),
         }
-        most: int = self.description["window"]["channels"]
+        most: int = self._window["channels"] if self._window else MAX_CHANNELS
         parts = [
             self._channels(mode, words, values, x, grad, slice(first, min(first + most, count)))
             for first in range(0, count, most)
@@ -190,31 +195,41 @@ class Device:
         grad: NDArray[Any] | None,
         part: slice,
     ) -> Result:
-        """One run, of as many channels as the window holds."""
+        """One run, of at most as many channels as the window holds."""
         count = part.stop - part.start
         if not self.read("CTRL", "ready"):
             raise DeviceError(f"the block is not ready (status: {', '.join(self.status()) or 'none'})")
         for register, word in words.items():
             self.write(register, word)
         self.write("CHANNELS", count)
-        for channel in range(count):
-            for name, vector in values.items():
-                self._write(self._record(channel, name), _word(vector[part][channel]))
+        streams: tuple[bytes, int] | tuple[()] = ()
+        if self._window:
+            for channel in range(count):
+                for name, vector in values.items():
+                    self._write(self._record(channel, name), _word(vector[part][channel]))
+        else:
+            words_in = np.stack([values[name][part] for name in STREAMED[mode]], axis=1).astype("<f4")
+            streams = words_in.tobytes(), 4 * count * len(RESULTS[mode])
         self.write("CTRL", self._mask("CTRL", "start"))
         twice = bool(self.read("MODE", "two_pass"))
         x_packets = self._packets(x[:, part], self.spec.activation, "x", twice and mode == "train")
         grad_packets = [] if grad is None else self._packets(grad[:, part], self.spec.gradient, "grad", twice)
         beats = -(-words["ELEMENTS"] // self.lanes)
         size: int = self.description["beat_bytes"]["output"]
-        received = [] if self.status_errors() else self.transfer(x_packets, grad_packets, [beats * size] * count)
+        received = [] if self.status_errors() else self.transfer(
+            x_packets, grad_packets, [beats * size] * count, *streams
+        )
         self._wait()
         fmt = self.spec.gradient if mode == "backward" else self.spec.activation
-        results = {
-            name: np.array([self._read(self._record(channel, name)) for channel in range(count)], np.uint32)
-            for name in RESULTS[mode]
-        }
+        names = RESULTS[mode]
+        if self._window:
+            data = [[self._read(self._record(channel, name)) for name in names] for channel in range(count)]
+            results = np.array(data, np.uint32).reshape(count, len(names)).view(np.float32)
+        else:
+            results = np.frombuffer(received[count] if names else b"", "<f4").reshape(count, len(names))
         return Result(
-            self._tensor(received, fmt, x[:, part].shape), {name: got.view(np.float32) for name, got in results.items()}
+            self._tensor(received[:count], fmt, x[:, part].shape),
+            {name: np.ascontiguousarray(results[:, index], np.float32) for index, name in enumerate(names)},
         )
 
     def status_errors(self) -> list[str]:

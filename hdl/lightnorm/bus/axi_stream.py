@@ -8,13 +8,15 @@ number of bytes. Byte 0 of a beat is TDATA[7:0], so that a beat lies in memory a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Member, Out
 
 from lightnorm_golden.formats import BlockFormat
 
-__all__ = ["StreamInput", "axi_stream_members", "bytes_per_beat", "lanes_of_bytes"]
+__all__ = ["StreamInput", "StreamOutput", "axi_stream_members", "bytes_per_beat", "lanes_of_bytes"]
 
 
 def bytes_per_beat(bits: int) -> int:
@@ -59,8 +61,8 @@ class StreamInput(wiring.Component):
     o_open : a packet is open. o_length, o_keep : the beat being transferred ends too early or too late, lacks a byte.
     """
 
-    def __init__(self, fmt: BlockFormat, lanes: int) -> None:
-        self.bytes = lanes_of_bytes(fmt, lanes)
+    def __init__(self, lanes_of_bytes: Sequence[int], lanes: int) -> None:
+        self.bytes = lanes_of_bytes
         super().__init__(
             {
                 "s_tkeep": In(len(self.bytes)),
@@ -96,4 +98,49 @@ class StreamInput(wiring.Component):
             m.d.sync += self.o_open.eq(0)
         with m.Elif(moved):
             m.d.sync += self.o_open.eq(~self.s_tlast)
+        return m
+
+
+class StreamOutput(wiring.Component):
+    """Offers beats of a run, and ends packets of a run that was given up; no register in the data.
+
+    Ports
+    -----
+    m_* : the bus, without its data, which must hold while `o_held`.
+    i_valid, i_last, o_ready : the beat, from the machine.
+    i_run, i_failed : beats are offered; a run was given up, and an open packet is closed by a beat with TLAST.
+    o_moved : a beat is transferred. o_held : one was offered in the last cycle and waits. o_open : a packet is open.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "m_tlast": Out(1),
+                "m_tvalid": Out(1),
+                "m_tready": In(1),
+                "i_valid": In(1),
+                "i_last": In(1),
+                "o_ready": Out(1),
+                "i_run": In(1),
+                "i_failed": In(1),
+                "o_moved": Out(1),
+                "o_held": Out(1),
+                "o_open": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        passing, closing = Signal(), Signal()
+        m.d.comb += [
+            passing.eq(self.i_run | self.o_held),
+            closing.eq(self.i_failed & self.o_open),
+            self.m_tlast.eq(self.i_last | closing),
+            self.m_tvalid.eq((self.i_valid & passing) | closing),
+            self.o_ready.eq(self.m_tready & passing),
+            self.o_moved.eq(self.m_tvalid & self.m_tready),
+        ]
+        m.d.sync += self.o_held.eq(~self.i_failed & self.m_tvalid & ~self.m_tready)
+        with m.If(self.o_moved):
+            m.d.sync += self.o_open.eq(~self.m_tlast)
         return m

@@ -1,8 +1,13 @@
-"""What is written of a register map: a C header, a Markdown page, and SystemRDL for other tools."""
+"""What is written of a register map: a C header, a Markdown page, SystemRDL and IP-XACT for other tools."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+
+from peakrdl_ipxact import IPXACTExporter
+from systemrdl import RDLCompiler
 
 from lightnorm_golden.spec import GAINS
 
@@ -10,9 +15,9 @@ from ..config import Config
 from ..datapath.beat import beat_layout
 from ..datapath.coefficients import MODES
 from .axi_stream import bytes_per_beat
-from .registers import ERRORS, WORD_BYTES, Access, Field, Register, RegisterMap
+from .registers import ERRORS, MAP_VERSION, WORD_BYTES, Access, Field, Register, RegisterMap, most_channels
 
-__all__ = ["beat_bytes", "c_header", "register_page", "system_rdl"]
+__all__ = ["beat_bytes", "c_header", "ip_xact", "register_page", "system_rdl"]
 
 
 def beat_bytes(config: Config) -> dict[str, int]:
@@ -57,8 +62,9 @@ def _constants(config: Config, registers: RegisterMap) -> Iterator[tuple[str, in
             if field.access is Access.CONSTANT:
                 yield f"{name}_VALUE", field.value
     yield "STATUS_ERRORS", sum(field.mask for field in registers["STATUS"].fields if field.name in ERRORS)
-    yield "WINDOW_OFFSET", registers.window
-    yield "RECORD_BYTES", registers.record * WORD_BYTES
+    if registers.channels:
+        yield "WINDOW_OFFSET", registers.window
+        yield "RECORD_BYTES", registers.record * WORD_BYTES
     for slot, name, _ in registers.slots:
         yield f"RECORD_{name.upper()}", slot * WORD_BYTES
     yield "ADDRESS_BITS", registers.address_bits
@@ -67,7 +73,7 @@ def _constants(config: Config, registers: RegisterMap) -> Iterator[tuple[str, in
     yield "LANES", config.lanes
     yield "BLOCK_SIZE", spec.activation.block_size
     yield "BUFFER_BEATS", config.buffer_beats
-    yield "MAX_CHANNELS", built.max_channels
+    yield "MAX_CHANNELS", most_channels(config)
     yield "MAX_CHUNKS", built.max_chunks
     yield "COEF_MAN_BITS", spec.coef_man_bits
     for number, name in enumerate(GAINS):
@@ -80,8 +86,6 @@ def _constants(config: Config, registers: RegisterMap) -> Iterator[tuple[str, in
 def register_page(config: Config, registers: RegisterMap) -> str:
     """The map as a Markdown page."""
     rows = [row for register in registers.registers for row in _rows(register)]
-    words = [f"| 0x{slot * WORD_BYTES:02x} | {name} | {text} |" for slot, name, text in registers.slots]
-    end = registers.window + registers.record * WORD_BYTES * registers.channels
     return "\n".join([
         f"# Registers, configuration {config.hash}",
         "",
@@ -94,6 +98,14 @@ def register_page(config: Config, registers: RegisterMap) -> str:
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
+        *(_window(registers) if registers.channels else ()),
+    ])  # fmt: skip
+
+
+def _window(registers: RegisterMap) -> list[str]:
+    words = [f"| 0x{slot * WORD_BYTES:02x} | {name} | {text} |" for slot, name, text in registers.slots]
+    end = registers.window + registers.record * WORD_BYTES * registers.channels
+    return [
         f"## Window: 0x{registers.window:x} to 0x{end - 1:x}, locked",
         "",
         f"A record of {registers.record * WORD_BYTES} bytes per channel, {registers.channels} of them, of float32",
@@ -105,7 +117,7 @@ def register_page(config: Config, registers: RegisterMap) -> str:
         "|---|---|---|",
         *words,
         "",
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
 def _rows(register: Register) -> Iterator[str]:
@@ -125,7 +137,7 @@ def _bits(field: Field) -> str:
 
 
 def system_rdl(config: Config, registers: RegisterMap) -> str:
-    """The map in SystemRDL 2.0, from which PeakRDL makes IP-XACT and HTML."""
+    """The map in SystemRDL 2.0, from which PeakRDL makes IP-XACT, HTML and more."""
     rights = {
         Access.CONSTANT: "sw = r; hw = na;",
         Access.READ_ONLY: "sw = r; hw = w;",
@@ -142,16 +154,26 @@ def system_rdl(config: Config, registers: RegisterMap) -> str:
             lines.append(f"        field {{ desc = {_quoted(field.text)}; {rights[field.access]} }}"
                          f" {field.name}[{field.low + field.bits - 1}:{field.low}]{reset};")  # fmt: skip
         lines.append(f"    }} {register.name} @ 0x{register.offset:x};")
-    size = registers.record * WORD_BYTES
-    lines += [
-        "    regfile {",
-        '        desc = "Parameters and results of a channel.";',
-        f"        reg {{ field {{ sw = rw; hw = rw; }} value[31:0]; }} WORD[{registers.record}];",
-        f"    }} RECORD[{registers.channels}] @ 0x{registers.window:x} += 0x{size:x};",
-        "};",
-        "",
-    ]
-    return "\n".join(lines)
+    if registers.channels:
+        lines += [
+            "    regfile {",
+            '        desc = "Parameters and results of a channel.";',
+            f"        reg {{ field {{ sw = rw; hw = rw; }} value[31:0]; }} WORD[{registers.record}];",
+            f"    }} RECORD[{registers.channels}] @ 0x{registers.window:x} += 0x{registers.record * WORD_BYTES:x};",
+        ]
+    return "\n".join([*lines, "};", ""])
+
+
+def ip_xact(name: str, rdl: str) -> str:
+    """A map in SystemRDL as IP-XACT (IEEE 1685-2014): the memory map of the component `name`."""
+    exporter = IPXACTExporter(vendor="lightnorm", library="lightnorm", version="{}.{}".format(*MAP_VERSION))
+    with tempfile.TemporaryDirectory(prefix="lightnorm-") as folder:
+        source, made = Path(folder, "registers.rdl"), Path(folder, "registers.xml")
+        source.write_text(rdl, encoding="utf-8")
+        compiler = RDLCompiler()
+        compiler.compile_file(str(source))
+        exporter.export(compiler.elaborate(), str(made), component_name=name)
+        return made.read_text(encoding="utf-8")
 
 
 def _quoted(text: str) -> str:

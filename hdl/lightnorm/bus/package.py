@@ -1,11 +1,11 @@
-"""The files beside the Verilog by which tools take the block in: instantiation, constraints, FuseSoC."""
+"""The files beside the Verilog by which tools take the block in: instantiation, constraints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["fusesoc_core", "instance_template", "sdc", "with_attributes", "xdc"]
+__all__ = ["instance_template", "sdc", "with_attributes", "xdc"]
 
 PERIOD_NS = 10.0
 """Of the clock in the constraints; the integrator's own clock replaces it."""
@@ -57,37 +57,5 @@ def xdc(top: str) -> str:
         f"# Read with `read_xdc -ref {top} -mode out_of_context`: only for synthesis of the block on its own. In a",
         "# design aclk is the design's clock, and the block needs no other constraint (one clock, synchronous reset).",
         f"create_clock -name aclk -period {PERIOD_NS:g} [get_ports aclk]",
-        "",
-    ])  # fmt: skip
-
-
-def fusesoc_core(top: str, version: str, verilog: str, constraints: str) -> str:
-    """A FuseSoC core description (CAPI2) with targets default, lint and synth."""
-    number = ".".join((version.split("+")[0].split(".") + ["0", "0"])[:3]) if version[:1].isdigit() else "0.0.0"
-    return "\n".join([
-        "CAPI=2:",
-        f"name: lightnorm:lightnorm:{top}:{number}",
-        "description: Batch normalization in block floating point, AXI4-Stream and AXI4-Lite",
-        "filesets:",
-        "  rtl:",
-        f"    files: [{verilog}]",
-        "    file_type: verilogSource-2005",
-        "  vivado:",
-        f"    files: [{constraints}]",
-        "    file_type: xdc",
-        "targets:",
-        "  default:",
-        "    filesets: [rtl, \"tool_vivado? (vivado)\"]",
-        f"    toplevel: {top}",
-        "  lint:",
-        "    filesets: [rtl]",
-        f"    toplevel: {top}",
-        "    flow: lint",
-        "    flow_options: {tool: verilator}",
-        "  synth:",
-        "    filesets: [rtl]",
-        f"    toplevel: {top}",
-        "    flow: generic",
-        "    flow_options: {tool: yosys, arch: xilinx, output_format: json}",
         "",
     ])  # fmt: skip

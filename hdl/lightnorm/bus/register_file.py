@@ -30,7 +30,7 @@ class RegisterFile(wiring.Component):
 
     def __init__(self, registers: RegisterMap) -> None:
         self.map = registers
-        bits = registers.address_bits - 3  # the lower half, in words
+        bits = registers.window.bit_length() - 3  # of the words below the window
         ports = {
             "i_write": In(1),
             "i_write_address": In(bits),

