@@ -17,6 +17,9 @@ from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
+from .layers import read_layers
+from .models import MODELS, model_layers
+from .plan import DRAM_PJ_PER_BIT, check_plan, make_plan, plan_notes, plan_tables, read_energy
 from .report import make_report, report_rows, report_steps
 from .simulate import (
     MODES,
@@ -39,6 +42,9 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file such as configs/default.toml.")]
+DefaultConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file.")]
+DEFAULT_CONFIG = Path("configs/default.toml")
+COMPARE = Path("build/compare/compare.json")
 PassesOption = Annotated[
     str | None,
     typer.Option(
@@ -299,6 +305,51 @@ def report_command(
         return
     print_pairs(f"{config.stem} ({result['hash']})", dict(report_rows(result)))
     print(folder / "report.md")
+
+
+@app.command("plan")
+def plan_command(
+    config: DefaultConfigOption = DEFAULT_CONFIG,
+    model: Annotated[str | None, typer.Option(help=f"{', '.join(MODELS)}.")] = None,
+    layers: Annotated[Path | None, typer.Option(help="Instead of a model: a .json or .onnx file with layers.")] = None,
+    batch: Annotated[int, typer.Option(help="Images.")] = 32,
+    image: Annotated[int, typer.Option(help="Height and width of a model's images.")] = 224,
+    compare: Annotated[Path, typer.Option(help="compare.json, for the energy of the logic.")] = COMPARE,
+    dram: Annotated[float, typer.Option(help="pJ per bit moved off chip.")] = DRAM_PJ_PER_BIT,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cycles, utilization, buffer, traffic and energy of a network's batch norms; writes plan.md, plan.json.
+
+    The JSON file is a list of {"name": "stem", "channels": 32, "spatial": [112, 112]}.
+    """
+    with _errors():
+        built, folder = _open(config, out)
+        if (model is None) == (layers is None):
+            raise ValueError("give either --model or --layers")
+        if layers is not None:
+            network, title = read_layers(layers), f"{layers.stem}, batch {batch}"
+        else:
+            network, title = model_layers(model or "", image), f"{model}, batch {batch}, {image} x {image}"
+        check_plan(network, batch=batch, dram_pj_per_bit=dram)
+        energy, energy_missing = read_energy(compare, built)
+        with steps(2, quiet=as_json) as step:
+            step("generating the Verilog")
+            description = generate(built, folder)
+            step(f"planning {len(network)} layers")
+            plan = make_plan(
+                built, description, title, network, folder, batch=batch, energy=energy, energy_missing=energy_missing,
+                dram_pj_per_bit=dram,
+            )  # fmt: skip
+    if as_json:
+        _print_json(plan)
+        return
+    totals, *others = plan_tables(plan, brief=True)
+    for table in (*others, totals):
+        print_table(*table)
+    for note in plan_notes(plan):
+        print(note)
+    print(folder / "plan.md")
 
 
 def main() -> None:
