@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,16 @@ from lightnorm.generate import TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
-from .console import number, print_error, print_pairs, print_table, steps
+from .compare import comparison_tables, make_comparison
+from .console import PlainTable, number, outcomes, print_error, print_pairs, print_table, steps
+from .designs import Design, ladder
+from .explore import Grid, exploration_tables, grid_designs, make_exploration, parse_grid, read_grid
 from .files import write_json, write_npy
 from .layers import read_layers
+from .measure import Job, executor
 from .models import MODELS, model_layers
 from .plan import DRAM_PJ_PER_BIT, check_plan, make_plan, plan_notes, plan_tables, read_energy
-from .report import make_report, report_rows, report_steps
+from .report import FILES, make_report, report_rows, report_steps
 from .simulate import (
     MODES,
     check_mode,
@@ -45,6 +49,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file such a
 DefaultConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file.")]
 DEFAULT_CONFIG = Path("configs/default.toml")
 COMPARE = Path("build/compare/compare.json")
+EXPLORE = Path("build/explore/explore.json")
 PassesOption = Annotated[
     str | None,
     typer.Option(
@@ -62,6 +67,21 @@ TopOption = Annotated[
 ]
 SimulatorOption = Annotated[Literal["verilator", "icarus"], typer.Option("--simulator", help="Simulator to use.")]
 TARGET_HELP = f"{', '.join(TARGETS)}, or a Liberty file (.lib, .lib.gz)"
+
+
+TargetsOption = Annotated[
+    list[str] | None,
+    typer.Option("--target", "--liberty", help=f"{TARGET_HELP}; may be repeated.", show_default="generic"),
+]
+DataOption = Annotated[Path, typer.Option("--data", help="Folder of activations and parameters.")]
+DEFAULT_DATA = Path("data/digits")
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Processes at the same time.")]
+DaskOption = Annotated[
+    str | None,
+    typer.Option("--dask", help="Address of a Dask scheduler; its workers see the same files.", show_default="none"),
+]
+CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of what has been measured already.")]
+DEFAULT_CACHE = Path("build/cache")
 
 
 @contextmanager
@@ -100,6 +120,18 @@ def _check_target(target: str) -> None:
         raise ValueError(f"--target must be {TARGET_HELP}, not {target!r}")
     if not path.is_file():
         raise ValueError(f"--target {target}: there is no such file")
+
+
+def _targets(given: list[str] | None) -> list[str]:
+    targets = given or ["generic"]
+    for name in targets:
+        _check_target(name)
+    return targets
+
+
+def _check_data(data: Path) -> None:
+    if not data.is_dir():
+        raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
 
 
 def _print_json(content: Any) -> None:
@@ -278,11 +310,8 @@ def synth_command(
 @app.command("report")
 def report_command(
     config: ConfigOption,
-    data: Annotated[Path, typer.Option(help="Folder of activations and parameters.")] = Path("data/digits"),
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", "--liberty", help=f"{TARGET_HELP}; may be repeated.", show_default="generic"),
-    ] = None,
+    data: DataOption = DEFAULT_DATA,
+    target: TargetsOption = None,
     simulator: SimulatorOption = "verilator",
     passes: PassesOption = None,
     out: OutOption = None,
@@ -291,11 +320,8 @@ def report_command(
     """Generate, simulate a training step and inference on real tensors, synthesize; writes report.md, report.json."""
     with _errors():
         built, folder = _open(config, out, passes)
-        if not data.is_dir():
-            raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
-        targets = target or ["generic"]
-        for name in targets:
-            _check_target(name)
+        targets = _targets(target)
+        _check_data(data)
         with steps(report_steps(targets), quiet=as_json) as step:
             result = make_report(
                 built, config.stem, folder, data=data, targets=targets, simulator=simulator, step=step
@@ -350,6 +376,88 @@ def plan_command(
     for note in plan_notes(plan):
         print(note)
     print(folder / "plan.md")
+
+
+@app.command("compare")
+def compare_command(
+    config: DefaultConfigOption = DEFAULT_CONFIG,
+    target: TargetsOption = None,
+    only: Annotated[list[str] | None, typer.Option(help="A rung; may be repeated.", show_default="all")] = None,
+    jobs: JobsOption = 2,
+    dask: DaskOption = None,
+    data: DataOption = DEFAULT_DATA,
+    cache: CacheOption = DEFAULT_CACHE,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = COMPARE.parent,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the ladder from conventional batch norm to LightNorm; writes compare.json, compare.md, compare.tex.
+
+    The rungs have the formats and lanes of the configuration. What was measured before is not measured again.
+    """
+    with _errors():
+        built, _ = _open(config, out)
+        designs = ladder(built)
+        names = [design.name for design in designs]
+        if unknown := [name for name in only or () if name not in names]:
+            raise ValueError(f"--only must be {', '.join(names)}, not {', '.join(unknown)}")
+        designs = [design for design in designs if not only or design.name in only]
+        todo = _jobs(built, designs, target, data, cache)
+        with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
+            comparison = make_comparison(todo, pool, out, step=step)
+        _print_study(comparison, comparison_tables(comparison, brief=True), out / "compare.md", as_json=as_json)
+
+
+@app.command("explore")
+def explore_command(
+    config: DefaultConfigOption = DEFAULT_CONFIG,
+    grid: Annotated[Path | None, typer.Option(help="A TOML file with the lists below.")] = None,
+    activation: Annotated[str | None, typer.Option(help="Formats, such as e5m4,e4m3.")] = None,
+    gradient: Annotated[str | None, typer.Option(help="Formats, such as e6m3,e5m2.")] = None,
+    block_size: Annotated[str | None, typer.Option(help="Such as 1,4,16.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="Such as 16,32.")] = None,
+    target: TargetsOption = None,
+    jobs: JobsOption = 2,
+    dask: DaskOption = None,
+    data: DataOption = DEFAULT_DATA,
+    cache: CacheOption = DEFAULT_CACHE,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = EXPLORE.parent,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every combination of formats, block sizes and lanes; writes explore.json, explore.md.
+
+    Activations and gradients have blocks of the same size. What was measured before is not measured again.
+    """
+    with _errors():
+        built, _ = _open(config, out)
+        given = {"activation": activation, "gradient": gradient, "block_size": block_size, "lanes": lanes}
+        wanted = parse_grid(read_grid(grid) if grid else Grid(), given)
+        designs, refused = grid_designs(built, wanted)
+        todo = _jobs(built, designs, target, data, cache)
+        with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
+            exploration = make_exploration(todo, refused, pool, out, step=step)
+        _print_study(exploration, exploration_tables(exploration), out / "explore.md", as_json=as_json)
+
+
+def _jobs(
+    config: Config, designs: Sequence[Design], target: list[str] | None, data: Path, cache: Path
+) -> list[Job]:
+    targets = _targets(target)
+    _check_data(data)
+    tensors = load_tensors(config, {key: data / file for key, file in FILES.items()}, option="--data")
+    paths = [name if name in TARGETS else str(Path(name).resolve()) for name in targets]
+    return [Job(design, path, tensors, cache) for path in paths for design in designs]
+
+
+def _print_study(content: dict[str, Any], tables: list[PlainTable], page: Path, *, as_json: bool) -> None:
+    """The results, and an error if any job failed."""
+    if as_json:
+        _print_json(content)
+    else:
+        for table in tables:
+            print_table(*table)
+        print(page)
+    if failed := content["failures"]:
+        raise ToolError("\n".join(f"{each['name']} on {each['target']}: {each['error']}" for each in failed))
 
 
 def main() -> None:

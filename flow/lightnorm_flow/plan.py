@@ -8,7 +8,7 @@ from typing import Any
 from lightnorm.config import Config
 from lightnorm_golden.spec import MAX_ELEMENTS
 
-from .console import number
+from .console import PlainTable, number
 from .files import markdown_table, write_json, write_text
 from .layers import NormLayer
 from .machine import Machine, conventional, lightnorm
@@ -145,7 +145,7 @@ def _total(costs: Sequence[Mapping[str, Any]], lanes: int) -> dict[str, Any]:
     return total
 
 
-def plan_tables(plan: Mapping[str, Any], *, brief: bool) -> list[tuple[str, list[str], list[list[str]]]]:
+def plan_tables(plan: Mapping[str, Any], *, brief: bool) -> list[PlainTable]:
     """Title, header and rows: of the totals, then of the layers in each direction. `brief` is for a terminal."""
     costs = [(f"{direction}, {label}", plan["total"][direction][name])
              for direction in plan["directions"] for name, label in MACHINES.items()]  # fmt: skip

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightnorm.config import Config
 from lightnorm.generate import TOP, generate
-from lightnorm_golden import BlockFormat, decode, quantize
+from lightnorm_golden import BlockFormat, NormSpec, decode, quantize
 from lightnorm_golden.reference import range_batch_norm, range_batch_norm_backward, signal_to_noise_db
 from lightnorm_sim.layer import Tensors
 
@@ -18,7 +18,7 @@ from .files import write_json, write_text
 from .simulate import Outcome, load_tensors, prepare_layers, simulate
 from .synth import synthesize
 
-__all__ = ["FILES", "make_report", "report_rows", "report_steps"]
+__all__ = ["CHUNKS", "EPS", "FILES", "exact_output", "make_report", "report_rows", "report_steps", "snr_db"]
 
 CHUNKS, EPS, MOMENTUM = 16, 1e-5, 0.1
 FILES = {
@@ -83,8 +83,10 @@ def make_report(
         "simulate": [
             {
                 **_without(outcome.report, "results", "mismatch"),
-                "snr_db": _snr(config, tensors, outcome),
-                "arithmetic_snr_db": _snr(config, _quantized(config, tensors), outcome),
+                "snr_db": snr_db(config.spec, tensors, outcome.report["mode"], outcome.output),
+                "arithmetic_snr_db": snr_db(
+                    config.spec, _quantized(config, tensors), outcome.report["mode"], outcome.output
+                ),
             }
             for outcome in outcomes
         ],
@@ -145,20 +147,24 @@ def _quantized(config: Config, tensors: Tensors) -> Tensors:
     return replace(tensors, x=rounded(tensors.x, spec.activation), grad=rounded(tensors.grad, spec.gradient))
 
 
-def _snr(config: Config, tensors: Tensors, outcome: Outcome) -> float:
-    """Signal to noise of the machine's output against range batch norm of the tensors in float64, or its derivative."""
-    spec, x = config.spec, tensors.x.astype(np.float64)
+def snr_db(spec: NormSpec, tensors: Tensors, mode: str, output: NDArray[Any]) -> float:
+    """Signal to noise of an output against range batch norm of the tensors in float64, or its derivative."""
+    return signal_to_noise_db(exact_output(spec, tensors, mode), output.astype(np.float64))
+
+
+def exact_output(spec: NormSpec, tensors: Tensors, mode: str) -> NDArray[np.float64]:
+    """Range batch norm in float64, or its derivative."""
+    x = tensors.x.astype(np.float64)
     weight, bias = _float64(tensors.weight), _float64(tensors.bias)
     settings: Any = {"block_size": spec.activation.block_size, "chunks": CHUNKS, "eps": EPS, "gain": spec.gain}
-    if outcome.report["mode"] == "train":
-        exact = range_batch_norm(x, weight, bias, **settings)
-    elif outcome.report["mode"] == "backward":
-        exact = range_batch_norm_backward(x, _float64(tensors.grad), weight, **settings)
-    else:
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        scale = weight / (_float64(tensors.running_sigma) + EPS)
-        exact = (x - _float64(tensors.running_mean).reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)
-    return signal_to_noise_db(exact, outcome.output.astype(np.float64))
+    if mode == "train":
+        return range_batch_norm(x, weight, bias, **settings)
+    if mode == "backward":
+        return range_batch_norm_backward(x, _float64(tensors.grad), weight, **settings)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    scale = weight / (_float64(tensors.running_sigma) + EPS)
+    centered: NDArray[np.float64] = x - _float64(tensors.running_mean).reshape(shape)
+    return centered * scale.reshape(shape) + bias.reshape(shape)
 
 
 def _float64(values: NDArray[Any] | None) -> NDArray[np.float64]:
