@@ -17,7 +17,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["PlainTable", "Step", "number", "outcomes", "print_error", "print_pairs", "print_table", "steps", "without_empty"]
+__all__ = [
+    "PlainTable", "Step", "number", "outcomes", "print_error", "print_pairs", "print_table", "steps", "without_empty",
+]  # fmt: skip
 
 Step = Callable[[str], None]
 """Tells the user what begins now."""

@@ -18,7 +18,10 @@ from .designs import LightNorm, with_blocks
 from .files import markdown_table, write_json, write_text
 from .measure import Job, measure_all, size_per_lane
 
-__all__ = ["Grid", "bits_of_step", "exploration_tables", "grid_designs", "make_exploration", "pareto", "parse_grid", "read_grid"]
+__all__ = [
+    "Grid", "bits_of_step", "exploration_tables", "grid_designs", "make_exploration", "pareto", "parse_grid",
+    "read_grid",
+]  # fmt: skip
 
 HEADER = ("design", "{unit} per lane", "MHz", "bits fwd", "bits bwd", "SNR y, dB", "SNR dx, dB", "front")
 
