@@ -1,8 +1,9 @@
 """The `lightnorm` command: from a configuration to Verilog, verified bits and area."""
 
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -314,23 +315,50 @@ def report_command(
     target: TargetsOption = None,
     simulator: SimulatorOption = "verilator",
     passes: PassesOption = None,
+    compare: Annotated[Path, typer.Option(help="What lightnorm compare wrote, if it did.")] = COMPARE,
+    explore: Annotated[Path, typer.Option(help="What lightnorm explore wrote, if it did.")] = EXPLORE,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="What lightnorm plan wrote, if it did.", show_default="plan.json in the folder for results"),
+    ] = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate, simulate a training step and inference on real tensors, synthesize; writes report.md, report.json."""
+    """Generate, simulate a training step and inference on real tensors, synthesize; writes report.html with all of it,
+    its figures as SVG and PDF, report.md and report.json.
+
+    The page also shows what compare, explore and plan have written. It needs the extra `report`.
+    """
     with _errors():
         built, folder = _open(config, out, passes)
         targets = _targets(target)
         _check_data(data)
+        write_page = _page_writer({"compare": compare, "explore": explore, "plan": plan or folder / "plan.json"})
         with steps(report_steps(targets), quiet=as_json) as step:
             result = make_report(
                 built, config.stem, folder, data=data, targets=targets, simulator=simulator, step=step
             )
+            write_page(result, folder)
     if as_json:
         _print_json(result)
         return
     print_pairs(f"{config.stem} ({result['hash']})", dict(report_rows(result)))
     print(folder / "report.md")
+    if (folder / "report.html").exists():
+        print(folder / "report.html")
+    else:
+        print("For report.html: pip install 'lightnorm[report]'")
+
+
+def _page_writer(files: dict[str, Path]) -> Callable[[dict[str, Any], Path], None]:
+    """Writes the page, with what is in the files that there are; nothing without the extra `report`."""
+    if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
+        return lambda result, folder: None
+    from .page import read_results, write_page
+
+    keys = {"compare": ["designs", "failures"], "explore": ["designs", "refused"], "plan": ["layers", "total"]}
+    others = {name: read_results(f"--{name}", path, keys[name]) for name, path in files.items()}
+    return lambda result, folder: write_page(result, folder, **others)
 
 
 @app.command("plan")

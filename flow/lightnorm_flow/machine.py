@@ -40,6 +40,7 @@ class Timing:
 class Stream:
     """Beats of `bits` bits: how often each moves in one pass and in two, and whether the buffer holds them."""
 
+    name: str
     bits: int
     once: int = 1
     twice: int = 1
@@ -72,6 +73,13 @@ class Machine:
         two = self.two_pass(mode, elements)
         per_beat = sum(stream.bits * (stream.twice if two else stream.once) for stream in self.streams[mode])
         return channels * (self.beats(elements) * per_beat + 32 * self.words[mode])
+
+    def stream_bits(self, mode: str, passes: int) -> dict[str, float]:
+        """Bits per element of each stream, channels being whole beats."""
+        return {
+            stream.name: stream.bits * (stream.twice if passes == 2 else stream.once) / self.lanes
+            for stream in self.streams[mode]
+        }
 
     def buffer_need(self, mode: str, elements: int) -> int:
         """Bits that must be held on chip for a channel to need one pass only."""
@@ -167,9 +175,9 @@ def lightnorm(config: Config, description: Mapping[str, Any]) -> Machine:
     x = beat_layout(config.spec.activation, config.lanes).size
     g = beat_layout(config.spec.gradient, config.lanes).size
     streams = {
-        "train": (Stream(x, twice=2, held=True), Stream(x)),
-        "infer": (Stream(x), Stream(x)),
-        "backward": (Stream(x), Stream(g, twice=2, held=True), Stream(g)),
+        "train": (Stream("x", x, twice=2, held=True), Stream("y", x)),
+        "infer": (Stream("x", x), Stream("y", x)),
+        "backward": (Stream("x", x), Stream("dy", g, twice=2, held=True), Stream("dx", g)),
     }
     return Machine(
         name=f"LightNorm {config.spec.activation}",
@@ -189,9 +197,11 @@ def conventional(bits: int, like: Machine) -> Machine:
     """
     word = bits * like.lanes
     streams = {
-        "train": (Stream(word, twice=2, held=True), Stream(word)),
-        "infer": (Stream(word), Stream(word)),
-        "backward": (Stream(word, twice=2, held=True), Stream(word, twice=2, held=True), Stream(word)),
+        "train": (Stream("x", word, twice=2, held=True), Stream("y", word)),
+        "infer": (Stream("x", word), Stream("y", word)),
+        "backward": (
+            Stream("x", word, twice=2, held=True), Stream("dy", word, twice=2, held=True), Stream("dx", word),
+        ),
     }
     return Machine(
         name=f"conventional, {bits} bits",

@@ -15,6 +15,7 @@ from lightnorm_sim.layer import Tensors
 
 from .console import Step, number
 from .files import write_json, write_text
+from .machine import conventional, lightnorm
 from .simulate import Outcome, load_tensors, prepare_layers, simulate
 from .synth import synthesize
 
@@ -32,6 +33,7 @@ FILES = {
 """What the report takes of the folder of activations and gradients."""
 
 MODES = ("train", "backward", "infer")
+ERROR_BINS = 61
 
 UNITS = {"logic_area_um2": "um^2", "luts": "LUTs", "transistors": "transistors"}
 SIZES = {
@@ -87,9 +89,11 @@ def make_report(
                 "arithmetic_snr_db": snr_db(
                     config.spec, _quantized(config, tensors), outcome.report["mode"], outcome.output
                 ),
+                "errors": _errors(config, tensors, outcome),
             }
             for outcome in outcomes
         ],
+        "traffic": _traffic(config, description, modes),
         "synth": [_without(synth, "modules", "memories") for synth in synths],
         "tools": description["tools"],
     }
@@ -121,6 +125,17 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     for synth in result["synth"]:
         rows += [(f"{synth['target']}: {SIZES[key]}", number(synth[key])) for key in SIZES if key in synth]
     return rows
+
+
+def _traffic(config: Config, description: dict[str, Any], modes: list[str]) -> list[dict[str, Any]]:
+    """Bits per element of every stream, of a channel that fits the buffer and of one that does not; beside FP32."""
+    machine = lightnorm(config, description)
+    return [
+        {"machine": name, "mode": mode, "passes": passes, "bits": each.stream_bits(mode, passes)}
+        for mode in modes
+        for passes in ((1, 2) if mode != "infer" else (1,))
+        for name, each in (("LightNorm", machine), ("FP32", conventional(32, machine)))
+    ]
 
 
 def _step_cycles(outcomes: list[Outcome]) -> int | None:
@@ -165,6 +180,20 @@ def exact_output(spec: NormSpec, tensors: Tensors, mode: str) -> NDArray[np.floa
     scale = weight / (_float64(tensors.running_sigma) + EPS)
     centered: NDArray[np.float64] = x - _float64(tensors.running_mean).reshape(shape)
     return centered * scale.reshape(shape) + bias.reshape(shape)
+
+
+def _errors(config: Config, tensors: Tensors, outcome: Outcome) -> dict[str, Any]:
+    """How often an error of the output is how large, in units of the exact output's root mean square: counts of equal
+    bins over `limit` to both sides; larger errors are in the outermost bins."""
+    spec, mode = config.spec, outcome.report["mode"]
+    errors, limit = {}, 0.0
+    for name, given in (("end_to_end", tensors), ("arithmetic", _quantized(config, tensors))):
+        exact = exact_output(spec, given, mode)
+        errors[name] = (outcome.output - exact) / np.sqrt(np.mean(exact**2))
+        limit = max(limit, 4 * float(np.std(errors[name])))
+    edges = np.linspace(-limit, limit, ERROR_BINS + 1)
+    counts = {name: np.histogram(np.clip(error, -limit, limit), edges)[0] for name, error in errors.items()}
+    return {"limit": limit, **{name: [int(count) for count in each] for name, each in counts.items()}}
 
 
 def _float64(values: NDArray[Any] | None) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class Fake:
 
     def machine(self, folder: Path) -> Machine:
         timing = Timing(coefficients={"train": 1}, reduce=1, buffer=2, apply=4)
-        streams = {"train": (Stream(12),)}
+        streams = {"train": (Stream("x", 12),)}
         return Machine(name="", lanes=4, buffer_beats=8, timing=timing, streams=streams, words={"train": 1})
 
     def snr_db(self, tensors: Tensors) -> dict[str, float | None]:
