@@ -19,15 +19,11 @@ from .config import Config
 from .core import Core
 from .yosys import run_yosys, yosys_version
 
-__all__ = ["LATENCY", "TOP", "TOPS", "generate"]
+__all__ = ["TOP", "TOPS", "generate"]
 
 TOP = "lightnorm"
 TOPS = {"core": TOP, "axi": f"{TOP}_axi"}
 """What can be generated, and the name of its module: the bare machine, or the machine on AXI buses."""
-
-LATENCY = {"reduce": 1, "buffer": 2, "apply": 4}
-"""Cycles of what is around the coefficients: from a channel's last beat to the begin of their program, from a beat into
-the buffer to its head on offer, and from the coefficients to the first beat that leaves."""
 
 HEADER = """\
 // LightNorm {version}: batch normalization in block floating point. Generated: change the configuration, not this file.
@@ -136,6 +132,13 @@ def _ports(component: Core | LightNorm) -> dict[str, dict[str, Any]]:
     return ports
 
 
+def _latency(core: Core) -> dict[str, Any]:
+    """Of the coefficients by pass, and of what is around them: from a channel's last beat to the begin of their
+    program, from a beat into the buffer to its head on offer, and from the coefficients to the first beat that leaves.
+    """
+    return {"coefficients": core.coefficients.latency, "reduce": 1, "buffer": 2, "apply": 4}
+
+
 def _verilog(component: Core | LightNorm, name: str, log: Path) -> str:
     text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
@@ -188,8 +191,8 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
     `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`) or "axi"
     (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, in SystemRDL and as a page,
     instantiation, constraints, FuseSoC). The Verilog is plain Verilog-2005, the same bytes every time. The description
-    has the resolved configuration and its hash, every port, and latencies (`LATENCY`, the coefficients' by pass); of
-    "axi" also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
+    has the resolved configuration and its hash, every port, and latencies in cycles (`_latency`); of "axi"
+    also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
     nothing is left half-written.
     """
     if top not in TOPS:
@@ -215,7 +218,7 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         "config": resolved,
         "lanes": config.lanes,
         "ports": ports,
-        "latency": {"coefficients": core.coefficients.latency, **LATENCY},
+        "latency": _latency(core),
         "tools": {"lightnorm": _version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
     }
     files = {}

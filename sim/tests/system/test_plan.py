@@ -10,7 +10,7 @@ from lightnorm_flow.machine import lightnorm
 from lightnorm_flow.models import model_layers
 from lightnorm_flow.simulate import bits_moved
 from lightnorm_golden import BlockFormat
-from lightnorm_sim import RunResult
+from lightnorm_sim import RunResult, StallPattern
 from lightnorm_sim.layer import Layer
 
 from .cases import Shape, description, machine, make_layer, simulate
@@ -39,6 +39,24 @@ def check(config: Config, shapes: list[Shape]) -> list[tuple[Layer, RunResult]]:
         assert cycles == result.cycles, f"{shape}: {cycles} cycles planned, {result.cycles} simulated"
         found.append((layer, result))
     return found
+
+
+def test_latencies_of_the_description() -> None:
+    """Seen on runs of a single channel, where nothing waits for another one."""
+    rng = np.random.default_rng(7)
+    lanes, found = CONFIG.lanes, dict(description(CONFIG)["latency"])
+    shapes = [Shape("infer", 1, 4 * lanes), Shape("train", 1, 4 * lanes), Shape("infer", 1, 200 * lanes)]
+    infer, train, slow = (
+        simulate(CONFIG, [make_layer(CONFIG, shape, rng)], "verilator", stalls={"x": StallPattern.random(rests)})[0]
+        for shape, rests in zip(shapes, (0, 0, 0.9), strict=True)
+    )
+    # the program begins a cycle after the descriptor's
+    found["apply"] = infer.transfers["o"].first - infer.start - 1 - found["coefficients"]["infer"]
+    # of a source so slow that the buffer is empty in the end
+    found["buffer"] = slow.transfers["o"].last - slow.transfers["x"].last - found["apply"] + 1
+    waited = train.transfers["o"].first - train.transfers["x"].last
+    found["reduce"] = waited - found["coefficients"]["train"] - found["apply"]
+    assert description(CONFIG)["latency"] == found
 
 
 @pytest.mark.parametrize("name", SAMPLES)
