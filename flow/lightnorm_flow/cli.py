@@ -22,7 +22,7 @@ from .designs import Design, ladder
 from .explore import Grid, exploration_tables, grid_designs, make_exploration, parse_grid, read_grid
 from .files import write_json, write_npy
 from .layers import read_layers
-from .measure import Job, executor
+from .measure import Job, executor, failures
 from .models import MODELS, model_layers
 from .plan import DRAM_PJ_PER_BIT, check_plan, make_plan, plan_notes, plan_tables, read_energy
 from .report import FILES, make_report, report_rows, report_steps
@@ -356,7 +356,7 @@ def _page_writer(files: dict[str, Path]) -> Callable[[dict[str, Any], Path], Non
         return lambda result, folder: None
     from .page import read_results, write_page
 
-    keys = {"compare": ["designs", "failures"], "explore": ["designs", "refused"], "plan": ["layers", "total"]}
+    keys = {"compare": ["statistic", "target"], "explore": ["designs", "refused"], "plan": ["layers", "total"]}
     others = {name: read_results(f"--{name}", path, keys[name]) for name, path in files.items()}
     return lambda result, folder: write_page(result, folder, **others)
 
@@ -432,7 +432,8 @@ def compare_command(
         todo = _jobs(built, designs, target, data, cache)
         with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
             comparison = make_comparison(todo, pool, out, step=step)
-        _print_study(comparison, comparison_tables(comparison, brief=True), out / "compare.md", as_json=as_json)
+        tables = comparison_tables(comparison, brief=True)
+        _print_study(comparison, comparison, tables, out / "compare.md", as_json=as_json)
 
 
 @app.command("explore")
@@ -463,7 +464,8 @@ def explore_command(
         todo = _jobs(built, designs, target, data, cache)
         with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
             exploration = make_exploration(todo, refused, pool, out, step=step)
-        _print_study(exploration, exploration_tables(exploration), out / "explore.md", as_json=as_json)
+        tables = exploration_tables(exploration)
+        _print_study(exploration, exploration["designs"], tables, out / "explore.md", as_json=as_json)
 
 
 def _jobs(
@@ -476,7 +478,9 @@ def _jobs(
     return [Job(design, path, tensors, cache) for path in paths for design in designs]
 
 
-def _print_study(content: dict[str, Any], tables: list[PlainTable], page: Path, *, as_json: bool) -> None:
+def _print_study(
+    content: Any, designs: Sequence[dict[str, Any]], tables: list[PlainTable], page: Path, *, as_json: bool
+) -> None:
     """The results, and an error if any job failed."""
     if as_json:
         _print_json(content)
@@ -484,8 +488,8 @@ def _print_study(content: dict[str, Any], tables: list[PlainTable], page: Path, 
         for table in tables:
             print_table(*table)
         print(page)
-    if failed := content["failures"]:
-        raise ToolError("\n".join(f"{each['name']} on {each['target']}: {each['error']}" for each in failed))
+    if failed := failures(designs):
+        raise ToolError("\n".join(failed))
 
 
 def main() -> None:

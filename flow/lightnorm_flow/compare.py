@@ -8,33 +8,32 @@ from typing import Any
 
 from .console import PlainTable, Step, number, without_empty
 from .files import markdown_table, write_json, write_text
-from .measure import Job, measure_all, size_per_lane
+from .measure import Job, by_target, failures, measure_all, size_per_lane
 
 __all__ = ["comparison_tables", "make_comparison"]
 
+Designs = Sequence[Mapping[str, Any]]
 HEADER = ("design", "statistic", "format", "lanes", "{unit} per lane", "relative", "MHz", "pJ fwd", "pJ bwd",
           "bits fwd", "bits bwd", "SNR y, dB", "SNR dx, dB")  # fmt: skip
 DETAILS = ("statistic", "format", "lanes")
 
 
-def make_comparison(jobs: Sequence[Job], pool: Executor, out_dir: Path, *, step: Step) -> dict[str, Any]:
-    """Measure, and write compare.json, compare.md and compare.tex; returns the former.
+def make_comparison(jobs: Sequence[Job], pool: Executor, out_dir: Path, *, step: Step) -> list[dict[str, Any]]:
+    """Measure, and write compare.json, compare.md and compare.tex; returns the former, a list of designs.
 
-    A design that fails is in `failures` and in no table.
+    A design that fails has its `error` and is in no table.
     """
-    measured, failures = measure_all(jobs, pool, step=step)
-    comparison = {"designs": measured, "failures": [vars(failure) for failure in failures]}
+    comparison = measure_all(jobs, pool, step=step)
     write_json(out_dir / "compare.json", comparison)
     write_text(out_dir / "compare.md", _markdown(comparison))
     write_text(out_dir / "compare.tex", _latex(comparison))
     return comparison
 
 
-def comparison_tables(comparison: Mapping[str, Any], *, brief: bool) -> list[PlainTable]:
+def comparison_tables(comparison: Designs, *, brief: bool) -> list[PlainTable]:
     """Of each target. Columns without any value are left out, and in `brief` also what a design's name tells."""
     tables = []
-    for target in dict.fromkeys(design["target"] for design in comparison["designs"]):
-        designs = [design for design in comparison["designs"] if design["target"] == target]
+    for target, designs in by_target(comparison).items():
         _, unit = size_per_lane(designs[0])
         reference, _ = size_per_lane(_reference(designs))
         rows = [_row(design, reference) for design in designs]
@@ -58,20 +57,23 @@ def _reference(designs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((design for design in designs if design["name"] == "bfp16"), designs[-1])
 
 
-def _notes(comparison: Mapping[str, Any]) -> list[str]:
+def _notes(comparison: Designs) -> list[str]:
     missing = {
-        f"{name} is missing: {reason}" for design in comparison["designs"] for name, reason in design["missing"].items()
+        f"{name} is missing: {reason}"
+        for designs in by_target(comparison).values()
+        for design in designs
+        for name, reason in design["missing"].items()
     }
     return [
         "Size per lane: all logic, without memories, divided by lanes; relative to blocks of 16. Energy: pJ per"
         " element. Bits: moved in and out per element, with per-channel words. SNR: of y and dx on real tensors, end to"
         " end.",
         *sorted(missing),
-        *(f"{failure['name']} on {failure['target']} failed." for failure in comparison["failures"]),
+        *(f"Failed: {failure.splitlines()[0]}" for failure in failures(comparison)),
     ]
 
 
-def _markdown(comparison: Mapping[str, Any]) -> str:
+def _markdown(comparison: Designs) -> str:
     lines = ["# From conventional batch norm to LightNorm"]
     for target, header, rows in comparison_tables(comparison, brief=False):
         lines += ["", f"## {target}", "", *markdown_table(header, rows)]
@@ -80,7 +82,7 @@ def _markdown(comparison: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _latex(comparison: Mapping[str, Any]) -> str:
+def _latex(comparison: Designs) -> str:
     """A table per target; needs the package booktabs."""
     lines = ["% Written by lightnorm compare; needs \\usepackage{booktabs}."]
     for target, header, rows in comparison_tables(comparison, brief=False):

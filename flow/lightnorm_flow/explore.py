@@ -16,7 +16,7 @@ from lightnorm_golden import BlockFormat
 from .console import PlainTable, Step, number, without_empty
 from .designs import LightNorm, with_blocks
 from .files import markdown_table, write_json, write_text
-from .measure import Job, measure_all, size_per_lane
+from .measure import Job, by_target, failures, measure_all, size_per_lane
 
 __all__ = [
     "Grid", "bits_of_step", "exploration_tables", "grid_designs", "make_exploration", "pareto", "parse_grid",
@@ -112,17 +112,14 @@ def make_exploration(
     jobs: Sequence[Job], refused: Sequence[str], pool: Executor, out_dir: Path, *, step: Step
 ) -> dict[str, Any]:
     """Measure, and write explore.json and explore.md; returns the former. Each design says on which fronts it is."""
-    measured, failures = measure_all(jobs, pool, step=step)
-    for target in dict.fromkeys(design["target"] for design in measured):
-        designs = [design for design in measured if design["target"] == target]
+    measured = measure_all(jobs, pool, step=step)
+    for designs in by_target(measured).values():
         sizes = [size_per_lane(design)[0] for design in designs]
         noise = [-design["snr_db"] for design in designs]
         bits = [bits_of_step(design) for design in designs]
         for design, *front in zip(designs, pareto(sizes, noise), pareto(sizes, bits), strict=True):
             design["pareto"] = {"size_snr": front[0], "size_bits": front[1]}
-    exploration = {
-        "designs": measured, "refused": list(refused), "failures": [vars(failure) for failure in failures],
-    }  # fmt: skip
+    exploration = {"designs": measured, "refused": list(refused)}
     write_json(out_dir / "explore.json", exploration)
     write_text(out_dir / "explore.md", _markdown(exploration))
     return exploration
@@ -142,11 +139,9 @@ def pareto(first: Sequence[float], second: Sequence[float]) -> list[bool]:
 def exploration_tables(exploration: Mapping[str, Any]) -> list[PlainTable]:
     """Title, header and rows for each target, the smallest machine first."""
     tables = []
-    for target in dict.fromkeys(design["target"] for design in exploration["designs"]):
-        designs = [design for design in exploration["designs"] if design["target"] == target]
-        designs.sort(key=lambda design: size_per_lane(design)[0])
+    for target, designs in by_target(exploration["designs"]).items():
         rows = []
-        for design in designs:
+        for design in sorted(designs, key=lambda design: size_per_lane(design)[0]):
             size, unit = size_per_lane(design)
             bits = design["bits_per_element"]
             values = (design["fmax_mhz"], bits["forward"], bits["backward"], design["snr_db"],
@@ -163,10 +158,6 @@ def _markdown(exploration: Mapping[str, Any]) -> str:
     for target, header, rows in exploration_tables(exploration):
         lines += ["", f"## {target}", "", *markdown_table(header, rows)]
     lines += ["", "Front: no other machine is as small and has as much SNR of y, or moves as few bits."]
-    for label, entries in (("Not built", exploration["refused"]), ("Failed", map(_failed, exploration["failures"]))):
-        lines += [line for entry in entries for line in ("", f"{label}: {entry}.")]
+    for label, entries in (("Not built", exploration["refused"]), ("Failed", failures(exploration["designs"]))):
+        lines += [line for entry in entries for line in ("", f"{label}: {entry.splitlines()[0]}")]
     return "\n".join([*lines, ""])
-
-
-def _failed(failure: Mapping[str, str]) -> str:
-    return f"{failure['name']} on {failure['target']}"

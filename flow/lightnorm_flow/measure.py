@@ -25,11 +25,16 @@ from .designs import Design
 from .machine import Machine
 from .synth import TARGETS, synthesize
 
-__all__ = ["Failure", "Job", "NotMeasured", "executor", "measure", "measure_all", "size_per_lane"]
+__all__ = [
+    "Job", "NotMeasured", "by_target", "executor", "failures", "measure", "measure_all", "size_per_lane",
+]  # fmt: skip
 
 PACKAGES = (lightnorm, lightnorm_golden)
 RECIPE = ("asic.py", "liberty.py", "synth.py")
 MODES = {"forward": "train", "backward": "backward"}
+SCALARS = ("logic_area_per_lane_um2", "fmax_mhz", "snr_db", "snr_backward_db")
+PAIRS = ("energy_pj_per_element", "bits_per_element")
+"""Keys with a value for each direction."""
 SIZES = {"logic_area_um2": "um^2", "luts": "LUTs", "transistors": "transistors"}
 
 
@@ -52,15 +57,6 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.design.name} on {self.target_name}"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that did not end well."""
-
-    name: str
-    target: str
-    error: str
 
 
 @contextmanager
@@ -88,30 +84,43 @@ def executor(jobs: int, dask: str | None) -> Iterator[Executor]:
         yield client.get_executor(pure=False)
 
 
-def measure_all(jobs: Sequence[Job], pool: Executor, *, step: Step) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """The measurements, in the order of the jobs, and the failures. `step` hears of each job that is done."""
+def measure_all(jobs: Sequence[Job], pool: Executor, *, step: Step) -> list[dict[str, Any]]:
+    """What `measure` says of each job, in their order; of a job that failed only its `error`. `step` hears of each that
+    is done."""
     order = {pool.submit(_attempt, job): index for index, job in enumerate(jobs)}
     found: dict[int, dict[str, Any]] = {}
-    failures: dict[int, Failure] = {}
     for done in as_completed(order):
         index = order[done]
-        job, outcome = jobs[index], done.result()
-        if isinstance(outcome, Failure):
-            failures[index] = outcome
-            step(f"{job}: FAILED")
+        outcome = found[index] = done.result()
+        if outcome["error"] is not None:
+            step(f"{jobs[index]}: FAILED")
         else:
-            found[index] = outcome
             size, unit = size_per_lane(outcome)
-            step(f"{job}: {number(round(size, 3))} {unit} per lane")
-    return [found[index] for index in sorted(found)], [failures[index] for index in sorted(failures)]
+            step(f"{jobs[index]}: {number(round(size, 3))} {unit} per lane")
+    return [found[index] for index in range(len(jobs))]
 
 
-def _attempt(job: Job) -> dict[str, Any] | Failure:
+def failures(designs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What failed, a line or more each."""
+    return [f"{each['name']} on {each['target']}: {each['error']}" for each in designs if each["error"] is not None]
+
+
+def by_target(designs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The designs that did not fail."""
+    measured: dict[str, list[Mapping[str, Any]]] = {}
+    for design in designs:
+        if design["error"] is None:
+            measured.setdefault(design["target"], []).append(design)
+    return measured
+
+
+def _attempt(job: Job) -> dict[str, Any]:
     """A failure as a value: not every exception can travel between processes."""
     try:
         return measure(job)
     except (ValueError, OSError, ToolError) as error:
-        return Failure(job.design.name, job.target_name, str(error))
+        known = {"name": job.design.name, **job.design.facts, "target": job.target_name}
+        return known | dict.fromkeys(SCALARS) | {key: dict.fromkeys(MODES) for key in PAIRS} | {"error": str(error)}
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -129,7 +138,7 @@ def measure(job: Job) -> dict[str, Any]:
     make_once(folder, synthesize_into)
     synth = json.loads((folder / "synth.json").read_text())
     snr, missing = design.snr_db(job.tensors), {}
-    measured: dict[str, Any] = {"fmax_mhz": None, "energy_pj_per_element": dict.fromkeys(MODES)}
+    measured: dict[str, Any] = dict.fromkeys(SCALARS) | {key: dict.fromkeys(MODES) for key in PAIRS}
     for name, analysis in ANALYSES.items():
         try:
             measured[name] = analysis(folder, job)
@@ -139,16 +148,17 @@ def measure(job: Job) -> dict[str, Any]:
         "name": design.name,
         **facts,
         "target": job.target_name,
+        **measured,
         "tool": synth["tool"],
         "size_unit": synth["stage_unit"],
         **{key: synth[key] for key in (*SIZES, "cells", "ffs", "dsps", "brams", "buffer_bits") if key in synth},
         "logic_area_per_lane_um2": synth.get("logic_area_per_lane_um2"),
-        **measured,
         "bits_per_element": _bits_per_element(job, design.machine(folder)),
         "snr_db": snr["forward"],
         "snr_backward_db": snr["backward"],
         "stages": synth["stages"],
         "missing": missing,
+        "error": None,
     }
 
 

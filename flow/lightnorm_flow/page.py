@@ -16,7 +16,7 @@ from .console import number
 from .explore import bits_of_step, exploration_tables
 from .figures import THEME, Drawing, bars, error_histogram, scatter, stacked_bars, treemap
 from .files import write_text
-from .measure import size_per_lane
+from .measure import by_target, failures, size_per_lane
 from .plan import plan_notes, plan_tables
 from .report import SIZES, UNITS
 
@@ -33,8 +33,8 @@ MODE_NAMES = {"train": "forward, training", "backward": "backward", "infer": "fo
 STATISTIC_COLORS = {"l2": "orange", "range": "sky"}
 
 
-def read_results(option: str, path: Path, keys: Sequence[str]) -> Results | None:
-    """A JSON object with these keys; None if there is no such file. Raises ValueError."""
+def read_results(option: str, path: Path, keys: Sequence[str]) -> Any:
+    """A JSON object, or a list of objects, with these keys; None if there is no such file. Raises ValueError."""
     named = f"{option} {path}"
     try:
         content = json.loads(path.read_text())
@@ -42,14 +42,15 @@ def read_results(option: str, path: Path, keys: Sequence[str]) -> Results | None
         return None
     except (OSError, ValueError) as error:
         raise ValueError(f"{named} cannot be read: {error}") from None
-    if not isinstance(content, dict) or any(key not in content for key in keys):
+    entries = content if isinstance(content, list) and content else [content]
+    if not all(isinstance(entry, dict) and key in entry for entry in entries for key in keys):
         command = f"lightnorm {option.removeprefix('--')}"
         raise ValueError(f"{named} is not what this version's {command} writes: it has no {' or no '.join(keys)}")
     return content
 
 
 def write_page(
-    result: Results, out_dir: Path, *, compare: Results | None, explore: Results | None, plan: Results | None
+    result: Results, out_dir: Path, *, compare: Sequence[Results] | None, explore: Results | None, plan: Results | None
 ) -> None:
     """Write report.html and, in the folder figures, every figure as SVG and PDF."""
     environment = Environment(
@@ -72,7 +73,7 @@ def write_page(
         areas=[(synth, draw(_stages(synth, index)), _sizes(synth)) for index, synth in enumerate(result["synth"])],
         ladder=[(table, [draw(each) for each in _ladder(compare, result, table[0], index)])
                 for index, table in enumerate(comparison_tables(compare, brief=False))] if compare else [],
-        comparison=compare,
+        failures=failures(compare or []),
         fronts=[(table, [draw(each) for each in _fronts(explore, table[0], index)])
                 for index, table in enumerate(exploration_tables(explore))] if explore else [],
         errors=[(run, draw(_histogram(run))) for run in result["simulate"]],
@@ -132,9 +133,9 @@ def _stages(synth: Results, index: int) -> Drawing:
     return treemap(f"stages_{index}", synth["stages"], unit)
 
 
-def _ladder(comparison: Results, result: Results, target: str, index: int) -> list[Drawing]:
+def _ladder(comparison: Sequence[Results], result: Results, target: str, index: int) -> list[Drawing]:
     """Size, and energy where it is known, of every rung; that of this report in its own colour."""
-    designs = [design for design in comparison["designs"] if design["target"] == target]
+    designs = by_target(comparison)[target]
     colors = {
         design["name"]: "blue" if design["hash"] == result["hash"] else STATISTIC_COLORS[design["statistic"]]
         for design in designs
@@ -153,7 +154,7 @@ def _ladder(comparison: Results, result: Results, target: str, index: int) -> li
 
 
 def _fronts(exploration: Results, target: str, index: int) -> list[Drawing]:
-    designs = [design for design in exploration["designs"] if design["target"] == target]
+    designs = by_target(exploration["designs"])[target]
     unit = size_per_lane(designs[0])[1].replace("um^2", "µm²")
     labels = _short_names([design["name"] for design in designs])
 

@@ -31,16 +31,16 @@ def read_energy(path: Path, config: Config) -> tuple[EnergyPerElement, str]:
     """Energy per element of the configuration and of FP32 in what `lightnorm compare` wrote; and why any is missing."""
     command = "lightnorm compare"
     try:
-        designs = json.loads(path.read_text())["designs"]
+        entries = json.loads(path.read_text())
+        designs = [(entry["name"], entry["hash"], entry["energy_pj_per_element"]) for entry in entries]
     except FileNotFoundError:
         return {}, f"there is no {path}, which {command} writes"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--compare {path} is not a file that {command} wrote: {error}") from None
     found: dict[str, Mapping[str, float]] = {}
-    for design in designs:
-        which = "lightnorm" if design["hash"] == config.hash else "fp32" if design["name"] == "l2-fp32" else None
-        energy = design["energy_pj_per_element"]
-        if which and energy and all(value is not None for value in energy.values()):
+    for design, digest, energy in designs:
+        which = "lightnorm" if digest == config.hash else "fp32" if design == "l2-fp32" else None
+        if which and all(value is not None for value in energy.values()):
             found.setdefault(which, energy)
     missing = [name for name in ("lightnorm", "fp32") if name not in found]
     return found, f"{path} has no energy of {' and '.join(missing)}" if missing else ""

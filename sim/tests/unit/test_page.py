@@ -39,17 +39,17 @@ def design(name: str, area: float, **more: Any) -> dict[str, Any]:
         "name": name, "hash": name, "statistic": "range", "format": "f", "lanes": 4, "target": "a.lib",
         "size_unit": "logic_area_um2", "logic_area_um2": 4 * area, "fmax_mhz": None, "snr_db": 20.0 + area / 1000,
         "energy_pj_per_element": {"forward": None, "backward": None}, "snr_backward_db": 20.0,
-        "bits_per_element": {"forward": 12.0, "backward": 17.0}, "missing": {}, "stages": {},
+        "bits_per_element": {"forward": 12.0, "backward": 17.0}, "missing": {}, "stages": {}, "error": None,
         "pareto": {"size_snr": True, "size_bits": False}, **more,
     }  # fmt: skip
 
 
-COMPARE = {
-    "designs": [design("l2-fp32", 9000, statistic="l2", energy_pj_per_element={"forward": 33.25, "backward": 44.0}),
-                design("bfp16", 1000, hash="0123abcd")],
-    "failures": [{"name": "bfp<4>", "target": "a.lib", "error": "no"}],
-}  # fmt: skip
-EXPLORE = {"designs": [design("bfp4_e5m4", 1000), design("bfp8_e5m4", 900)], "refused": [], "failures": []}
+COMPARE = [
+    design("l2-fp32", 9000, statistic="l2", energy_pj_per_element={"forward": 33.25, "backward": 44.0}),
+    design("bfp16", 1000, hash="0123abcd"),
+    design("bfp<4>", 0, error="no\nmore"),
+]
+EXPLORE = {"designs": [design("bfp4_e5m4", 1000), design("bfp8_e5m4", 900)], "refused": []}
 COST = {"cycles": 10, "passes": 1, "utilization": 0.5, "buffer_need_bits": 8192, "bits_moved": 8e6, "traffic_uj": 1.0,
         "logic_uj": None}  # fmt: skip
 BOTH = {"lightnorm": COST, "fp32": COST}
@@ -121,8 +121,8 @@ def test_page_stands_alone(folder: Path) -> None:
 
 def test_page_shows_everything(folder: Path) -> None:
     made = read(folder)
-    for text in ("1,000", "23.7", "12.5", "1,234 cycles", "l2-fp32", "33.2", "9.00", "bfp<4> on a.lib failed.", "bfp8",
-                 "conv1", "as it is secret", "no timing analysis"):  # fmt: skip
+    for text in ("1,000", "23.7", "12.5", "1,234 cycles", "l2-fp32", "33.2", "9.00", "bfp8",
+                 "Failed: bfp<4> on a.lib: no", "conv1", "as it is secret", "no timing analysis"):  # fmt: skip
         assert text in made.text, text
     figures = {path.name for path in (folder / "figures").iterdir()}
     names = ("stages_0", "ladder_0", "energy_forward_0", "energy_backward_0", "front_snr_0", "front_bits_0",
@@ -182,14 +182,19 @@ def test_figures_are_xml() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "cannot be read: "), ("[]", "is not what this version's lightnorm compare writes: it has no designs")],
+    [
+        ("{", "cannot be read: "),
+        ("[]", "is not what this version's lightnorm compare writes: it has no target"),
+        ('[{"target": 1}, {}]', "is not what this version's lightnorm compare writes: it has no target"),
+    ],
 )
 def test_results_of_another_kind(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "compare.json"
-    assert read_results("--compare", path, ["designs"]) is None
+    assert read_results("--compare", path, ["target"]) is None
     path.write_text(text)
     with pytest.raises(ValueError) as caught:
-        read_results("--compare", path, ["designs"])
+        read_results("--compare", path, ["target"])
     assert str(caught.value).startswith(f"--compare {path} {message}")
-    path.write_text(json.dumps({"designs": []}))
-    assert read_results("--compare", path, ["designs"]) == {"designs": []}
+    for good in ({"target": 1}, [{"target": 1}, {"target": 2}]):
+        path.write_text(json.dumps(good))
+        assert read_results("--compare", path, ["target"]) == good

@@ -108,11 +108,11 @@ def test_energy_of_a_comparison(tmp_path: Path) -> None:
         {"name": "bfp16", "hash": CONFIG.hash, "energy_pj_per_element": {"forward": 1.0, "backward": 2.0}},
         {"name": "l2-fp32", "hash": "1", "energy_pj_per_element": {"forward": 9.0, "backward": None}},
     ]
-    path.write_text(json.dumps({"designs": designs}))
+    path.write_text(json.dumps(designs))
     found, missing = read_energy(path, CONFIG)
     assert found == {"lightnorm": {"forward": 1.0, "backward": 2.0}}
     assert missing == f"{path} has no energy of fp32"
-    path.write_text("[]")
+    path.write_text('["text"]')
     with pytest.raises(ValueError, match=r"--compare .*compare\.json is not a file that lightnorm compare wrote"):
         read_energy(path, CONFIG)
 
