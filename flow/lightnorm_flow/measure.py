@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightnorm
 import lightnorm_golden
@@ -36,6 +36,9 @@ SCALARS = ("logic_area_per_lane_um2", "fmax_mhz", "snr_db", "snr_backward_db")
 PAIRS = ("energy_pj_per_element", "bits_per_element")
 """Keys with a value for each direction."""
 SIZES = {"logic_area_um2": "um^2", "luts": "LUTs", "transistors": "transistors"}
+
+
+Entry = TypeVar("Entry", bound=Mapping[str, Any])
 
 
 class NotMeasured(Exception):
@@ -105,9 +108,9 @@ def failures(designs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{each['name']} on {each['target']}: {each['error']}" for each in designs if each["error"] is not None]
 
 
-def by_target(designs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def by_target(designs: Sequence[Entry]) -> dict[str, list[Entry]]:
     """The designs that did not fail."""
-    measured: dict[str, list[Mapping[str, Any]]] = {}
+    measured: dict[str, list[Entry]] = {}
     for design in designs:
         if design["error"] is None:
             measured.setdefault(design["target"], []).append(design)
