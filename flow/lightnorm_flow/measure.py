@@ -94,7 +94,11 @@ def measure_all(jobs: Sequence[Job], pool: Executor, *, step: Step) -> list[dict
     found: dict[int, dict[str, Any]] = {}
     for done in as_completed(order):
         index = order[done]
-        outcome = found[index] = done.result()
+        try:
+            outcome = done.result()
+        except Exception as error:  # a process that was killed, or an error nobody foresaw: the others go on
+            outcome = _failed(jobs[index], f"{type(error).__name__}: {error}")
+        found[index] = outcome
         if outcome["error"] is not None:
             step(f"{jobs[index]}: FAILED")
         else:
@@ -122,8 +126,12 @@ def _attempt(job: Job) -> dict[str, Any]:
     try:
         return measure(job)
     except (ValueError, OSError, ToolError) as error:
-        known = {"name": job.design.name, **job.design.facts, "target": job.target_name}
-        return known | dict.fromkeys(SCALARS) | {key: dict.fromkeys(MODES) for key in PAIRS} | {"error": str(error)}
+        return _failed(job, str(error))
+
+
+def _failed(job: Job, error: str) -> dict[str, Any]:
+    known = {"name": job.design.name, **job.design.facts, "target": job.target_name}
+    return known | dict.fromkeys(SCALARS) | {key: dict.fromkeys(MODES) for key in PAIRS} | {"error": error}
 
 
 def measure(job: Job) -> dict[str, Any]:

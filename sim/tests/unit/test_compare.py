@@ -63,7 +63,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         targets.append(target)
         area = float(verilog.read_text())
         if area < 0:
-            raise ToolError("yosys failed")
+            raise ToolError("yosys failed") if area == -1 else RuntimeError("not foreseen")
         synth = {"tool": "yosys 0", "stage_unit": "luts", "luts": area, "stages": {"a": area}}
         (out_dir / "synth.json").write_text(json.dumps(synth))
 
@@ -123,6 +123,11 @@ def test_a_failure_stops_nothing(tmp_path: Path, made: list[str]) -> None:
     assert "Failed: bad on ecp5: yosys failed" in (tmp_path / "compare.md").read_text()
     compare(tmp_path, todo)
     assert made == ["ecp5", "ecp5", "ice40", "ice40", "ecp5", "ice40"], "only what failed is tried again"
+
+
+def test_an_unforeseen_error_stops_nothing(tmp_path: Path, made: list[str]) -> None:
+    comparison, _ = compare(tmp_path, jobs(tmp_path, Fake("bad", -2), Fake("a")))
+    assert [each["error"] for each in comparison] == ["RuntimeError: not foreseen", None] * 2
 
 
 def test_what_is_not_measured_says_why(tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
