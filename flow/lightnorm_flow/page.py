@@ -34,7 +34,8 @@ STATISTIC_COLORS = {"l2": "orange", "range": "sky"}
 
 
 def read_results(option: str, path: Path, keys: Sequence[str]) -> Any:
-    """A JSON object, or a list of objects, with these keys; None if there is no such file. Raises ValueError."""
+    """A list of designs, or an object that may have one: every design has an `error`, and every entry of the list, or
+    the object, these keys. None if there is no such file. Raises ValueError."""
     named = f"{option} {path}"
     try:
         content = json.loads(path.read_text())
@@ -43,10 +44,15 @@ def read_results(option: str, path: Path, keys: Sequence[str]) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(f"{named} cannot be read: {error}") from None
     entries = content if isinstance(content, list) and content else [content]
-    if not all(isinstance(entry, dict) and key in entry for entry in entries for key in keys):
+    designs = content.get("designs", []) if isinstance(content, dict) else entries
+    if not (_have(entries, keys) and _have(designs, ["error"])):
         command = f"lightnorm {option.removeprefix('--')}"
-        raise ValueError(f"{named} is not what this version's {command} writes: it has no {' or no '.join(keys)}")
+        raise ValueError(f"{named} is not what this version's {command} writes")
     return content
+
+
+def _have(entries: Sequence[Any], keys: Sequence[str]) -> bool:
+    return all(isinstance(entry, dict) and all(key in entry for key in keys) for entry in entries)
 
 
 def write_page(

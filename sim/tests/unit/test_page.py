@@ -184,8 +184,10 @@ def test_figures_are_xml() -> None:
     ("text", "message"),
     [
         ("{", "cannot be read: "),
-        ("[]", "is not what this version's lightnorm compare writes: it has no target"),
-        ('[{"target": 1}, {}]', "is not what this version's lightnorm compare writes: it has no target"),
+        ("[]", "is not what this version's lightnorm compare writes"),
+        ("3", "is not what this version's lightnorm compare writes"),
+        ('[{"target": 1, "error": null}, {}]', "is not what this version's lightnorm compare writes"),
+        ('{"target": 1, "designs": [{}]}', "is not what this version's lightnorm compare writes"),
     ],
 )
 def test_results_of_another_kind(tmp_path: Path, text: str, message: str) -> None:
@@ -195,6 +197,12 @@ def test_results_of_another_kind(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(ValueError) as caught:
         read_results("--compare", path, ["target"])
     assert str(caught.value).startswith(f"--compare {path} {message}")
-    for good in ({"target": 1}, [{"target": 1}, {"target": 2}]):
-        path.write_text(json.dumps(good))
-        assert read_results("--compare", path, ["target"]) == good
+
+
+@pytest.mark.parametrize(
+    "good", [{"target": 1}, {"target": 1, "designs": [{"error": None}]}, [{"target": 1, "error": "no"}] * 2]
+)
+def test_results(tmp_path: Path, good: Any) -> None:
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps(good))
+    assert read_results("--compare", path, ["target"]) == good
