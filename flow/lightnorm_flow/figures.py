@@ -120,7 +120,7 @@ def treemap(name: str, sizes: Mapping[str, float], unit: str) -> Drawing:
             if fits:
                 axes.text(x + 0.025, y + height - 0.03, lines[0], va="top", weight="bold")
                 axes.text(x + 0.025, y + height - 0.1, "\n".join(lines[1:]), va="top", color=THEME["muted"])
-            elif max(len(label), 4) * 0.024 < width and height > 0.07:
+            elif max(len(label), 4) * 0.0205 + 0.03 < width and height > 0.07:
                 short = f"{label}\n{share:.1%}" if height > 0.12 else label
                 axes.text(x + 0.02, y + height - 0.02, short, va="top", size=7.5)
         axes.set(xlim=(0, aspect), ylim=(0, 1))
@@ -233,6 +233,7 @@ def scatter(
         axes.margins(x=0.16, y=0.16)
         axes.tick_params(length=0)
         axes.locator_params(nbins=5)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
     return _draw(name, alt, 3.0, draw)
 

@@ -76,7 +76,10 @@ def write_page(
         dark=DARK,
         cards=_cards(result),
         runs=_runs(result),
-        areas=[(synth, draw(_stages(synth, index)), _sizes(synth)) for index, synth in enumerate(result["synth"])],
+        areas=[
+            (synth, draw(_stages(synth, index)), _sizes(synth), _stage_rows(synth))
+            for index, synth in enumerate(result["synth"])
+        ],
         ladder=[(table, [draw(each) for each in _ladder(compare, result, table[0], index)])
                 for index, table in enumerate(comparison_tables(compare, brief=False))] if compare else [],
         failures=failures(compare or []),
@@ -132,6 +135,11 @@ def _runs(result: Results) -> tuple[list[str], list[list[str]]]:
 
 def _sizes(synth: Results) -> list[list[str]]:
     return [[label, number(synth[key])] for key, label in SIZES.items() if key in synth]
+
+
+def _stage_rows(synth: Results) -> list[list[str]]:
+    ordered = sorted(synth["stages"].items(), key=lambda item: -item[1])
+    return [[stage, number(round(size))] for stage, size in ordered]
 
 
 def _stages(synth: Results, index: int) -> Drawing:
