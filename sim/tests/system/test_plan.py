@@ -77,7 +77,7 @@ def test_lengths_around_the_buffer(buffer: int) -> None:
     """Channels shorter than the coefficients' program, as long as the buffer, and longer."""
     config = machine(4, 3, 4, buffer=buffer, passes=ALL, gradient=BlockFormat(5, 2, 4))
     lengths = (1, 31, 40, 62, 64, 65)
-    check(config, [Shape(mode, channels, 4 * beats - 1) for mode in ALL for beats in lengths for channels in (1, 7)])
+    check(config, [Shape(mode, 7, 4 * beats - 1) for mode in ALL for beats in lengths])
 
 
 def test_bits_moved_are_those_of_the_simulation() -> None:
