@@ -51,6 +51,12 @@ DefaultConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file
 DEFAULT_CONFIG = Path("configs/default.toml")
 COMPARE = Path("build/compare/compare.json")
 EXPLORE = Path("build/explore/explore.json")
+BESIDE = {
+    "plan": ["hash", "layers", "total"], "energy": ["hash", "runs", "target", "voltage"],
+    "pnr": ["part", "fmax_mhz", "critical_path"], "timing": ["target", "fmax_mhz", "critical_path"],
+}  # fmt: skip
+"""What the report takes from its own folder, by command, and the keys it must have."""
+
 PassesOption = Annotated[
     str | None,
     typer.Option(
@@ -317,23 +323,22 @@ def report_command(
     passes: PassesOption = None,
     compare: Annotated[Path, typer.Option(help="What lightnorm compare wrote, if it did.")] = COMPARE,
     explore: Annotated[Path, typer.Option(help="What lightnorm explore wrote, if it did.")] = EXPLORE,
-    plan: Annotated[
-        Path | None,
-        typer.Option(help="What lightnorm plan wrote, if it did.", show_default="plan.json in the folder for results"),
-    ] = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate, simulate a training step and inference on real tensors, synthesize; writes report.html with all of it,
     its figures as SVG and PDF, report.md and report.json.
 
-    The page also shows what compare, explore and plan have written. It needs the extra `report`.
+    The page also shows what compare and explore have written, and plan, energy and pnr in the folder for results. It
+    needs the extra `report`.
     """
     with _errors():
         built, folder = _open(config, out, passes)
         targets = _targets(target)
         _check_data(data)
-        write_page = _page_writer({"compare": compare, "explore": explore, "plan": plan or folder / "plan.json"})
+        write_page = _page_writer(
+            {"compare": compare, "explore": explore} | {name: folder / f"{name}.json" for name in BESIDE}
+        )
         with steps(report_steps(targets), quiet=as_json) as step:
             result = make_report(
                 built, config.stem, folder, data=data, targets=targets, simulator=simulator, step=step
@@ -356,8 +361,8 @@ def _page_writer(files: dict[str, Path]) -> Callable[[dict[str, Any], Path], Non
         return lambda result, folder: None
     from .page import read_results, write_page
 
-    keys = {"compare": ["statistic", "target"], "explore": ["designs", "refused"], "plan": ["layers", "total"]}
-    others = {name: read_results(f"--{name}", path, keys[name]) for name, path in files.items()}
+    keys = {"compare": ["statistic", "target"], "explore": ["designs", "refused"], **BESIDE}
+    others = {name: read_results(name, path, keys[name]) for name, path in files.items()}
     return lambda result, folder: write_page(result, folder, **others)
 
 

@@ -1,6 +1,5 @@
 """What can be compared: LightNorm configurations now, other batch norms that offer the same."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,13 +7,13 @@ from typing import Any, Protocol
 
 from lightnorm.config import Config
 from lightnorm.generate import TOP, generate
-from lightnorm_golden import BlockFormat, NormSpec, backward, forward
+from lightnorm_golden import NormSpec, backward, forward
 from lightnorm_sim.layer import Tensors
 
-from .machine import Machine, lightnorm
+from .machine import Traffic, lightnorm
 from .report import CHUNKS, EPS, snr_db
 
-__all__ = ["Design", "LightNorm", "format_name", "ladder", "with_blocks"]
+__all__ = ["Design", "LightNorm", "ladder", "with_blocks"]
 
 
 class Design(Protocol):
@@ -31,16 +30,11 @@ class Design(Protocol):
     def emit(self, folder: Path) -> tuple[Path, str]:
         """Write the Verilog; its file and its top module."""
 
-    def machine(self, folder: Path) -> Machine:
-        """What runs cost, once the Verilog is emitted."""
+    @property
+    def traffic(self) -> Traffic: ...
 
     def snr_db(self, tensors: Tensors) -> dict[str, float | None]:
         """Signal to noise of "forward" and "backward" on real tensors, end to end."""
-
-
-def format_name(fmt: BlockFormat) -> str:
-    """bfp16_e5m4; in blocks of one fp10_e5m4, whose leading bit is nevertheless a stored one."""
-    return str(fmt) if fmt.block_size > 1 else f"fp{1 + fmt.exp_bits + fmt.man_bits}_e{fmt.exp_bits}m{fmt.man_bits}"
 
 
 @dataclass(frozen=True)
@@ -56,8 +50,8 @@ class LightNorm:
         return {
             "hash": self.config.hash,
             "statistic": "range",
-            "format": format_name(spec.activation),
-            "gradient_format": format_name(spec.gradient),
+            "format": str(spec.activation),
+            "gradient_format": str(spec.gradient),
             "lanes": self.config.lanes,
         }
 
@@ -65,8 +59,9 @@ class LightNorm:
         generate(self.config, folder)
         return folder / f"{TOP}.v", TOP
 
-    def machine(self, folder: Path) -> Machine:
-        return lightnorm(self.config, json.loads((folder / f"{TOP}.json").read_text()))
+    @property
+    def traffic(self) -> Traffic:
+        return lightnorm(self.config)
 
     def snr_db(self, tensors: Tensors) -> dict[str, float | None]:
         spec, t = self.config.spec, tensors
@@ -94,13 +89,10 @@ def with_blocks(config: Config, spec: NormSpec, block_size: int, lanes: int) -> 
 
 
 def ladder(config: Config) -> list[Design]:
-    """From conventional batch norm to block floating point, each rung one idea further, at the lanes of `config`; a
-    beat holds at least one block, so rungs with larger blocks have more lanes."""
+    """Each rung an idea further, at the lanes of `config`; a beat holds at least one block, so rungs with larger blocks
+    have more lanes."""
     rungs: list[Design] = []
-    for block_size in (1, 4, 8, 16, 32):
+    for block_size in (4, 8, 16, 32):
         lanes = -(-config.lanes // block_size) * block_size
-        built = with_blocks(config, config.spec, block_size, lanes)
-        fmt = built.spec.activation
-        name = f"bfp{block_size}" if block_size > 1 else f"range-{format_name(fmt).partition('_')[0]}"
-        rungs.append(LightNorm(name, built))
+        rungs.append(LightNorm(f"bfp{block_size}", with_blocks(config, config.spec, block_size, lanes)))
     return rungs

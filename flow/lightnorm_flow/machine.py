@@ -19,7 +19,7 @@ from lightnorm.config import Config
 from lightnorm.datapath.beat import beat_layout
 from lightnorm.datapath.program import PARAMETERS, RESULTS
 
-__all__ = ["Machine", "Stream", "Timing", "conventional", "lightnorm"]
+__all__ = ["Machine", "Stream", "Timing", "Traffic", "conventional", "lightnorm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +48,14 @@ class Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """A machine that takes a beat of `lanes` elements per cycle, and holds `buffer_beats` of them on chip.
+class Traffic:
+    """What a machine moves that takes a beat of `lanes` elements per cycle, and holds `buffer_beats` of them on chip.
 
     By mode, `streams` has the beats that move and `words` the number of 32-bit words per channel beside them.
     """
 
-    name: str
     lanes: int
     buffer_beats: int
-    timing: Timing
     streams: Mapping[str, tuple[Stream, ...]]
     words: Mapping[str, int]
 
@@ -86,6 +84,17 @@ class Machine:
         if mode == "infer":
             return 0
         return self.beats(elements) * sum(stream.bits for stream in self.streams[mode] if stream.held)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Traffic):
+    """A machine in time."""
+
+    timing: Timing
+
+    @classmethod
+    def of(cls, traffic: Traffic, timing: Timing) -> Self:
+        return cls(**vars(traffic), timing=timing)
 
     def utilization(self, mode: str, channels: int, elements: int) -> float:
         """Elements per cycle and lane, at most 1; in two passes at most 1/2."""
@@ -170,8 +179,8 @@ class _Buffer:
         return earliest
 
 
-def lightnorm(config: Config, description: Mapping[str, Any]) -> Machine:
-    """The machine of a configuration, and of the description that `generate` wrote for it."""
+def lightnorm(config: Config) -> Traffic:
+    """Of the machine of a configuration."""
     x = beat_layout(config.spec.activation, config.lanes).size
     g = beat_layout(config.spec.gradient, config.lanes).size
     streams = {
@@ -179,35 +188,32 @@ def lightnorm(config: Config, description: Mapping[str, Any]) -> Machine:
         "infer": (Stream("x", x), Stream("y", x)),
         "backward": (Stream("x", x), Stream("dy", g, twice=2, held=True), Stream("dx", g)),
     }
-    return Machine(
-        name=f"LightNorm {config.spec.activation}",
+    return Traffic(
         lanes=config.lanes,
         buffer_beats=config.buffer_beats,
-        timing=Timing.of(description),
         streams={mode: streams[mode] for mode in config.implementation.passes},
         words={mode: len(PARAMETERS[mode]) + len(RESULTS[mode]) for mode in config.implementation.passes},
     )
 
 
-def conventional(bits: int, like: Machine) -> Machine:
-    """A conventional batch norm on words of `bits` bits, with the lanes, the buffer and the latencies of another.
+def conventional(like: Traffic, *, x_bits: int = 32, grad_bits: int = 32, statistic: str = "l2") -> Traffic:
+    """Of a conventional batch norm on words, with the lanes, the passes and the buffer of another.
 
-    Its derivative needs x a second time, and so its buffer must hold x and gradient; the mean and the reciprocal of
-    sigma are kept from forward to backward.
+    The derivative of L2 statistics needs x a second time, and so the buffer must hold x and gradient. Mean and the
+    reciprocal of sigma are kept from forward to backward.
     """
-    word = bits * like.lanes
+    x, g = x_bits * like.lanes, grad_bits * like.lanes
+    again = statistic == "l2"
     streams = {
-        "train": (Stream("x", word, twice=2, held=True), Stream("y", word)),
-        "infer": (Stream("x", word), Stream("y", word)),
+        "train": (Stream("x", x, twice=2, held=True), Stream("y", x)),
+        "infer": (Stream("x", x), Stream("y", x)),
         "backward": (
-            Stream("x", word, twice=2, held=True), Stream("dy", word, twice=2, held=True), Stream("dx", word),
+            Stream("x", x, twice=1 + again, held=again), Stream("dy", g, twice=2, held=True), Stream("dx", g),
         ),
-    }
-    return Machine(
-        name=f"conventional, {bits} bits",
+    }  # fmt: skip
+    return Traffic(
         lanes=like.lanes,
         buffer_beats=like.buffer_beats,
-        timing=like.timing,
         streams={mode: streams[mode] for mode in like.streams},
         # weight, bias and running statistics in, statistics out; weight, mean and reciprocal in, two gradients out
         words={mode: {"train": 8, "infer": 4, "backward": 5}[mode] for mode in like.streams},

@@ -22,7 +22,6 @@ from lightnorm_sim.tools import fingerprint, make_once
 
 from .console import Step, number
 from .designs import Design
-from .machine import Machine
 from .synth import TARGETS, synthesize
 
 __all__ = [
@@ -165,7 +164,7 @@ def measure(job: Job) -> dict[str, Any]:
         "size_unit": synth["stage_unit"],
         **{key: synth[key] for key in (*SIZES, "cells", "ffs", "dsps", "brams", "buffer_bits") if key in synth},
         "logic_area_per_lane_um2": synth.get("logic_area_per_lane_um2"),
-        "bits_per_element": _bits_per_element(job, design.machine(folder)),
+        "bits_per_element": _bits_per_element(job),
         "snr_db": snr["forward"],
         "snr_backward_db": snr["backward"],
         "stages": synth["stages"],
@@ -174,12 +173,12 @@ def measure(job: Job) -> dict[str, Any]:
     }
 
 
-def _bits_per_element(job: Job, machine: Machine) -> dict[str, float | None]:
+def _bits_per_element(job: Job) -> dict[str, float | None]:
     """Moved in and out for the layer of the tensors, with its per-channel words."""
-    x = job.tensors.x
+    x, traffic = job.tensors.x, job.design.traffic
     channels = x.shape[1]
     return {
-        direction: machine.bits_moved(mode, channels, x.size // channels) / x.size if mode in machine.streams else None
+        direction: traffic.bits_moved(mode, channels, x.size // channels) / x.size if mode in traffic.streams else None
         for direction, mode in MODES.items()
     }
 

@@ -1,7 +1,7 @@
 """The report as one HTML file, which needs nothing else: text, tables, figures, styles.
 
-What it shows comes from report.json and, where there are any, compare.json, explore.json and plan.json; a section
-without its data says which command makes it.
+What it shows comes from report.json and from what other commands have written; a section without its data says which
+command makes it.
 """
 
 import json
@@ -33,21 +33,19 @@ MODE_NAMES = {"train": "forward, training", "backward": "backward", "infer": "fo
 STATISTIC_COLORS = {"l2": "orange", "range": "sky"}
 
 
-def read_results(option: str, path: Path, keys: Sequence[str]) -> Any:
-    """A list of designs, or an object that may have one: every design has an `error`, and every entry of the list, or
-    the object, these keys. None if there is no such file. Raises ValueError."""
-    named = f"{option} {path}"
+def read_results(command: str, path: Path, keys: Sequence[str]) -> Any:
+    """What a command wrote: a list of designs, or an object that may have one. Every design has an `error`, and every
+    entry of the list, or the object, these keys. None if there is no such file. Raises ValueError."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{named} cannot be read: {error}") from None
+        raise ValueError(f"{path} cannot be read: {error}") from None
     entries = content if isinstance(content, list) and content else [content]
     designs = content.get("designs", []) if isinstance(content, dict) else entries
     if not (_have(entries, keys) and _have(designs, ["error"])):
-        command = f"lightnorm {option.removeprefix('--')}"
-        raise ValueError(f"{named} is not what this version's {command} writes")
+        raise ValueError(f"{path} is not what this version's lightnorm {command} writes")
     return content
 
 
@@ -56,9 +54,22 @@ def _have(entries: Sequence[Any], keys: Sequence[str]) -> bool:
 
 
 def write_page(
-    result: Results, out_dir: Path, *, compare: Sequence[Results] | None, explore: Results | None, plan: Results | None
+    result: Results,
+    out_dir: Path,
+    *,
+    compare: Sequence[Results] | None = None,
+    explore: Results | None = None,
+    plan: Results | None = None,
+    energy: Results | None = None,
+    pnr: Results | None = None,
+    timing: Results | None = None,
 ) -> None:
-    """Write report.html and, in the folder figures, every figure as SVG and PDF."""
+    """Write report.html and, in the folder figures, every figure as SVG and PDF.
+
+    The keywords are what the commands of their names have written; plan and energy of another configuration are left
+    out.
+    """
+    plan, energy = (each if each and each["hash"] == result["hash"] else None for each in (plan, energy))
     environment = Environment(
         loader=PackageLoader("lightnorm_flow", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
@@ -86,7 +97,10 @@ def write_page(
         fronts=[(table, [draw(each) for each in _fronts(explore, table[0], index)])
                 for index, table in enumerate(exploration_tables(explore))] if explore else [],
         errors=[(run, draw(_histogram(run))) for run in result["simulate"]],
-        paths=[synth for synth in result["synth"] if "timing" in synth],
+        paths=[(each["fmax_mhz"], each.get("part") or each["target"], _path_rows(each["critical_path"]))
+               for each in (timing, pnr) if each],
+        energy=energy,
+        energy_figures=[draw(each) for each in _energy(energy)] if energy else [],
         traffic=[draw(each) for each in _traffic(result)],
         plan=plan,
         plan_tables=plan_tables(plan, brief=False) if plan else [],
@@ -201,6 +215,31 @@ def _short_names(names: Sequence[str]) -> list[str]:
 def _histogram(run: Results) -> Drawing:
     alt = f"Errors of {MODE_NAMES[run['mode']]}: {run['snr_db']:.1f} dB"
     return error_histogram(f"errors_{run['mode']}", alt, run["errors"])
+
+
+def _path_rows(path: Results) -> list[list[str]]:
+    """What is known of a critical path."""
+    labels = {"ns": "ns", "routing_ns": "of it routing, ns", "levels": "levels", "from": "from", "to": "to"}
+    rows = [[label, str(path[key])] for key, label in labels.items() if key in path]
+    return rows + ([["through", ", ".join(path["through"])]] if path.get("through") else [])
+
+
+def _energy(energy: Results) -> list[Drawing]:
+    """pJ per element of the logic, by kind and by stage."""
+    runs = {MODE_NAMES[mode]: run for mode, run in energy["runs"].items()}
+    kinds = {name: {kind: value for kind, value in run["logic_pj_per_element"].items() if kind != "total"}
+             for name, run in runs.items()}  # fmt: skip
+    stages: dict[str, float] = {}
+    for run in runs.values():
+        for stage, spent in run["stages"].items():
+            stages[stage] = stages.get(stage, 0.0) + spent["total"] / len(runs)
+    alt = ", ".join(f"{name} {run['logic_pj_per_element']['total']:.2f}" for name, run in runs.items())
+    ordered = dict(sorted(stages.items(), key=lambda item: -item[1]))
+    label = "pJ per element, mean of the runs"
+    return [
+        stacked_bars("energy_kinds", f"pJ per element: {alt}", kinds, "pJ per element"),
+        bars("energy_stages", label, ordered, label, dict.fromkeys(ordered, "blue")),
+    ]
 
 
 def _traffic(result: Results) -> list[Drawing]:

@@ -11,7 +11,7 @@ from lightnorm_golden.spec import MAX_ELEMENTS
 from .console import PlainTable, number
 from .files import markdown_table, write_json, write_text
 from .layers import NormLayer
-from .machine import Machine, conventional, lightnorm
+from .machine import Machine, Timing, conventional, lightnorm
 
 __all__ = ["DRAM_PJ_PER_BIT", "EnergyPerElement", "check_plan", "make_plan", "plan_notes", "plan_tables", "read_energy"]
 
@@ -60,8 +60,8 @@ def make_plan(
 ) -> dict[str, Any]:
     """Plan a network for the configuration, of which `description` is what `generate` returned, and for conventional
     FP32 with as many lanes and a buffer of as many elements; writes plan.json and plan.md, returns the former."""
-    machine = lightnorm(config, description)
-    machines = {"lightnorm": machine, "fp32": conventional(32, machine)}
+    ours, timing = lightnorm(config), Timing.of(description)
+    machines = {name: Machine.of(each, timing) for name, each in (("lightnorm", ours), ("fp32", conventional(ours)))}
     modes = [mode for mode in ("train", "backward") if config.has(mode)] or ["infer"]
     rows = []
     for layer in layers:

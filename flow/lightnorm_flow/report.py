@@ -93,7 +93,7 @@ def make_report(
             }
             for outcome in outcomes
         ],
-        "traffic": _traffic(config, description, modes),
+        "traffic": _traffic(config, modes),
         "synth": [_without(synth, "modules", "memories") for synth in synths],
         "tools": description["tools"],
     }
@@ -127,14 +127,14 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _traffic(config: Config, description: dict[str, Any], modes: list[str]) -> list[dict[str, Any]]:
+def _traffic(config: Config, modes: list[str]) -> list[dict[str, Any]]:
     """Bits per element of every stream, of a channel that fits the buffer and of one that does not; beside FP32."""
-    machine = lightnorm(config, description)
+    ours = lightnorm(config)
     return [
         {"machine": name, "mode": mode, "passes": passes, "bits": each.stream_bits(mode, passes)}
         for mode in modes
         for passes in ((1, 2) if mode != "infer" else (1,))
-        for name, each in (("LightNorm", machine), ("FP32", conventional(32, machine)))
+        for name, each in (("LightNorm", ours), ("FP32", conventional(ours)))
     ]
 
 

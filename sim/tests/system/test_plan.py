@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightnorm.config import Config
-from lightnorm_flow.machine import lightnorm
+from lightnorm_flow.machine import Machine, Timing, lightnorm
 from lightnorm_flow.models import model_layers
 from lightnorm_flow.simulate import bits_moved
 from lightnorm_golden import BlockFormat
@@ -31,7 +31,7 @@ SAMPLES = {
 def check(config: Config, shapes: list[Shape]) -> list[tuple[Layer, RunResult]]:
     """Cycles and bits of every run, each simulated by itself, must be what the model says."""
     rng = np.random.default_rng(8)
-    model, found = lightnorm(config, description(config)), []
+    model, found = Machine.of(lightnorm(config), Timing.of(description(config))), []
     for shape in shapes:
         layer = make_layer(config, shape, rng)
         (result,) = simulate(config, [layer], "verilator")
@@ -65,7 +65,7 @@ def test_layers_of_a_network(name: str) -> None:
     (sample,) = [layer for layer in model_layers("mobilenet_v2", 224) if layer.name == name]
     shapes = [Shape(mode, min(sample.channels, MOST_CHANNELS), sample.elements(BATCH)) for mode in ALL]
     ran = check(CONFIG, shapes)
-    model = lightnorm(CONFIG, description(CONFIG))
+    model = lightnorm(CONFIG)
     for shape, (layer, _) in zip(shapes, ran, strict=True):
         assert model.two_pass(shape.mode, shape.elements) == layer.two_pass
     assert ("two passes" in SAMPLES[name]) == ran[0][0].two_pass
@@ -81,7 +81,7 @@ def test_lengths_around_the_buffer(buffer: int) -> None:
 
 
 def test_bits_moved_are_those_of_the_simulation() -> None:
-    model, rng = lightnorm(CONFIG, description(CONFIG)), np.random.default_rng(9)
+    model, rng = lightnorm(CONFIG), np.random.default_rng(9)
     ports = {name: (port["direction"], port["width"]) for name, port in description(CONFIG)["ports"].items()}
     for mode in ALL:
         for elements in (98, 4096, 6272):

@@ -272,7 +272,7 @@ def test_report_with_results_of_another_kind(place: Place) -> None:
     (place.folder / "other.json").write_text("{}")
     arguments = ("report", "--config", "{}/c.toml", "--out", "{}/out", "--data", "{}", "--compare", "{}/other.json")
     message = "is not what this version's lightnorm compare writes"
-    assert refuse(place, *arguments) == f"--compare {{}}/other.json {message}"
+    assert refuse(place, *arguments) == f"{{}}/other.json {message}"
 
 
 def test_report_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from lightnorm.config import Config, Implementation
 from lightnorm.yosys import ToolError
 from lightnorm_flow.cli import app
 from lightnorm_flow.compare import comparison_tables, make_comparison
-from lightnorm_flow.designs import LightNorm, format_name, ladder
+from lightnorm_flow.designs import LightNorm, ladder
 from lightnorm_flow.explore import Grid, grid_designs, make_exploration, pareto, parse_grid, read_grid
-from lightnorm_flow.machine import Machine, Stream, Timing
+from lightnorm_flow.machine import Stream, Traffic
 from lightnorm_flow.measure import Job, NotMeasured, measure
 from lightnorm_golden import BlockFormat, NormSpec
 from lightnorm_sim.layer import Tensors
@@ -45,10 +45,9 @@ class Fake:
         (folder / "design.v").write_text(str(self.area))
         return folder / "design.v", "top"
 
-    def machine(self, folder: Path) -> Machine:
-        timing = Timing(coefficients={"train": 1}, reduce=1, buffer=2, apply=4)
-        streams = {"train": (Stream("x", 12),)}
-        return Machine(name="", lanes=4, buffer_beats=8, timing=timing, streams=streams, words={"train": 1})
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(lanes=4, buffer_beats=8, streams={"train": (Stream("x", 12),)}, words={"train": 1})
 
     def snr_db(self, tensors: Tensors) -> dict[str, float | None]:
         return {"forward": 30.0 - self.area / 100, "backward": None}
@@ -154,14 +153,12 @@ def test_tables(tmp_path: Path, made: list[str]) -> None:
 
 
 def test_ladder() -> None:
-    rungs = {rung.name: rung for rung in ladder(DEFAULT)}
-    assert list(rungs) == ["range-fp10", "bfp4", "bfp8", "bfp16", "bfp32"]
-    assert [rung.facts["lanes"] for rung in rungs.values()] == [16, 16, 16, 16, 32]
+    rungs = {rung.name: rung for rung in ladder(DEFAULT) if isinstance(rung, LightNorm)}
+    assert list(rungs) == ["bfp4", "bfp8", "bfp16", "bfp32"]
+    assert [rung.facts["lanes"] for rung in rungs.values()] == [16, 16, 16, 32]
     for rung in rungs.values():
-        assert isinstance(rung, LightNorm)
         assert rung.config.buffer_beats * rung.config.lanes == 65_536
     assert rungs["bfp16"].facts["hash"] == DEFAULT.hash
-    assert format_name(BlockFormat(5, 4, 1)) == "fp10_e5m4" == rungs["range-fp10"].facts["format"]
 
 
 def test_grid(tmp_path: Path) -> None:
@@ -234,7 +231,7 @@ def test_exploration(tmp_path: Path, made: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compare", "--only", "fp64"), "--only must be range-fp8, bfp4, bfp8, bfp16, bfp32, not fp64"),
+        (("compare", "--only", "fp64"), "--only must be bfp4, bfp8, bfp16, bfp32, not fp64"),
         (("compare", "--target", "virtex"), "--target must be generic, ecp5, ice40, xilinx, or a Liberty file"),
         (("explore", "--data", "none"), "--data none: there is no such folder (the repository has data/digits)"),
         (("explore", "--lanes", "3"), "no combination of the grid can be built"),

@@ -54,10 +54,24 @@ COST = {"cycles": 10, "passes": 1, "utilization": 0.5, "buffer_need_bits": 8192,
         "logic_uj": None}  # fmt: skip
 BOTH = {"lightnorm": COST, "fp32": COST}
 PLAN = {
-    "title": "net, batch 1", "directions": ["forward"], "total": {"forward": BOTH}, "lanes": 4, "buffer_elements": 64,
+    "title": "net, batch 1", "hash": "0123abcd", "directions": ["forward"], "total": {"forward": BOTH}, "lanes": 4,
+    "buffer_elements": 64,
     "dram_pj_per_bit": 20.0, "energy_missing": "it is secret",
     "layers": [{"name": "conv1", "channels": 3, "spatial": [4, 4], "forward": BOTH}],
 }  # fmt: skip
+
+
+SPENT = {"internal": 1.0, "switching": 0.75, "leakage": 0.25, "total": 2.0}
+ENERGY = {
+    "hash": "0123abcd", "target": "a.lib", "voltage": 1.8,
+    "runs": {mode: {"logic_pj_per_element": SPENT, "stages": {"apply": {"total": 1.5}, "reduce": {"total": 0.5}}}
+             for mode in ("train", "backward")},
+}  # fmt: skip
+PNR = {
+    "part": "LFE5U", "fmax_mhz": 121.25,
+    "critical_path": {"ns": 8.25, "routing_ns": 5.0, "levels": 12, "from": "a.b", "to": "c", "through": ["d", "e"]},
+}  # fmt: skip
+TIMING = {"target": "a.lib", "fmax_mhz": 251.44, "critical_path": {"ns": 3.98, "from": "reduce.sum", "to": "pack.up"}}
 
 
 class Page(HTMLParser):
@@ -97,11 +111,16 @@ class Page(HTMLParser):
         self.text += data
 
 
+ALL: dict[str, Any] = {
+    "compare": COMPARE, "explore": EXPLORE, "plan": PLAN, "energy": ENERGY, "pnr": PNR, "timing": TIMING,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with everything in it."""
     made = tmp_path_factory.mktemp("page")
-    write_page(RESULT, made, compare=COMPARE, explore=EXPLORE, plan=PLAN)
+    write_page(RESULT, made, **ALL)
     return made
 
 
@@ -122,11 +141,13 @@ def test_page_stands_alone(folder: Path) -> None:
 def test_page_shows_everything(folder: Path) -> None:
     made = read(folder)
     for text in ("1,000", "23.7", "12.5", "1,234 cycles", "l2-fp32", "33.2", "9.00", "bfp8",
-                 "Failed: bfp<4> on a.lib: no", "conv1", "as it is secret", "no timing analysis"):  # fmt: skip
+                 "Failed: bfp<4> on a.lib: no", "conv1", "as it is secret", "121.2 MHz", "251.4 MHz",
+                 "reduce.sum", "d, e", "at 1.8 V", "dB the arithmetic alone"):  # fmt: skip
         assert text in made.text, text
     figures = {path.name for path in (folder / "figures").iterdir()}
     names = ("stages_0", "ladder_0", "energy_forward_0", "energy_backward_0", "front_snr_0", "front_bits_0",
-             "errors_train", "errors_backward", "traffic_train", "traffic_backward", "plan")  # fmt: skip
+             "errors_train", "errors_backward", "traffic_train", "traffic_backward", "plan",
+             "energy_kinds", "energy_stages")  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")}
     assert made.tags.count("svg") == len(names)
 
@@ -141,20 +162,17 @@ def test_every_colour_follows_the_theme(folder: Path) -> None:
 
 
 def test_the_same_data_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    write_page(RESULT, tmp_path, compare=COMPARE, explore=EXPLORE, plan=PLAN)
+    write_page(RESULT, tmp_path, **ALL)
     made, again = ({path.name: path.read_bytes() for path in each.rglob("*.*")} for each in (folder, tmp_path))
     assert made == again
 
 
-def test_what_there_is_not(tmp_path: Path) -> None:
-    """Missing sections name the command that makes them; a timing analysis, for once, is there."""
-    timing = {"fmax_mhz": 251.4, "tool": "some tool", "path": [["flop/Q", "reduce", "0.31"]]}
-    result = RESULT | {"synth": [RESULT["synth"][0] | {"timing": timing}], "simulate": RESULT["simulate"][:1]}
-    write_page(result, tmp_path, compare=None, explore=None, plan=None)
+def test_missing_sections_name_their_command(tmp_path: Path) -> None:
+    other = {"hash": "of another configuration"}
+    write_page(RESULT | {"simulate": RESULT["simulate"][:1]}, tmp_path, plan=PLAN | other, energy=ENERGY | other)
     text = read(tmp_path).text
-    for command in ("lightnorm compare --target LIBRARY.lib", "lightnorm explore --", "lightnorm plan --model"):
-        assert f"Run {command}" in text
-    assert "251 MHz (some tool)" in text and "flop/Q" in text and "no timing analysis" not in text
+    for command in ("compare --target LIBRARY.lib", "explore --", "plan --model", "pnr --target", "energy --target"):
+        assert f"Run lightnorm {command}" in text
 
 
 def rectangles(sizes: dict[str, float]) -> list[tuple[float, float, float, float]]:
@@ -192,11 +210,11 @@ def test_figures_are_xml() -> None:
 )
 def test_results_of_another_kind(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "compare.json"
-    assert read_results("--compare", path, ["target"]) is None
+    assert read_results("compare", path, ["target"]) is None
     path.write_text(text)
     with pytest.raises(ValueError) as caught:
-        read_results("--compare", path, ["target"])
-    assert str(caught.value).startswith(f"--compare {path} {message}")
+        read_results("compare", path, ["target"])
+    assert str(caught.value).startswith(f"{path} {message}")
 
 
 @pytest.mark.parametrize(
@@ -205,4 +223,4 @@ def test_results_of_another_kind(tmp_path: Path, text: str, message: str) -> Non
 def test_results(tmp_path: Path, good: Any) -> None:
     path = tmp_path / "compare.json"
     path.write_text(json.dumps(good))
-    assert read_results("--compare", path, ["target"]) == good
+    assert read_results("compare", path, ["target"]) == good

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lightnorm.config import Config, Implementation
 from lightnorm_flow.cli import app
 from lightnorm_flow.layers import NormLayer, read_layers
-from lightnorm_flow.machine import Machine, conventional, lightnorm
+from lightnorm_flow.machine import conventional, lightnorm
 from lightnorm_flow.models import MODELS, model_layers
 from lightnorm_flow.plan import make_plan, read_energy
 from lightnorm_golden import BlockFormat, NormSpec
@@ -32,10 +32,6 @@ KNOWN = {
 }
 
 
-def ours() -> Machine:
-    return lightnorm(CONFIG, DESCRIPTION)
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_models(model: str) -> None:
     layers = model_layers(model, 224)
@@ -53,22 +49,27 @@ def test_odd_images_are_rounded_up() -> None:
 
 def test_bits_per_element_of_the_readme() -> None:
     """4096 beats fill the buffer exactly; per-channel words vanish beside a channel that long."""
-    fp32 = conventional(32, ours())
+    ours = lightnorm(CONFIG)
+    fp32 = conventional(ours)
     for machine, one, two in (
-        (ours(), {"train": 12.625, "backward": 17.0625}, {"train": 18.9375, "backward": 22.4375}),
+        (ours, {"train": 12.625, "backward": 17.0625}, {"train": 18.9375, "backward": 22.4375}),
         (fp32, {"train": 64, "backward": 96}, {"train": 96, "backward": 160}),
     ):
         for expected, elements in ((one, 65_536), (two, 65_552)):
             for mode, bits in expected.items():
                 moved = machine.bits_moved(mode, 8, elements) - 8 * 32 * machine.words[mode]
-                assert moved == 8 * elements * bits, (machine.name, mode, elements)
+                assert moved == 8 * elements * bits, (mode, elements)
 
 
 def test_buffer_need() -> None:
-    fp32 = conventional(32, ours())
-    assert ours().buffer_need("train", 98) == 7 * (5 + 16 * 6)
-    assert ours().buffer_need("backward", 98) == 7 * (6 + 16 * 5)
+    ours = lightnorm(CONFIG)
+    fp32 = conventional(ours)
+    assert ours.buffer_need("train", 98) == 7 * (5 + 16 * 6)
+    assert ours.buffer_need("backward", 98) == 7 * (6 + 16 * 5)
     assert [fp32.buffer_need(mode, 98) for mode in ("train", "infer", "backward")] == [7 * 512, 0, 7 * 1024]
+    ranges = conventional(ours, x_bits=10, grad_bits=8, statistic="range")
+    assert ranges.buffer_need("backward", 98) == 7 * 16 * 8
+    assert ranges.stream_bits("backward", 2) == {"x": 10, "dy": 16, "dx": 8}
 
 
 def make(tmp_path: Path, layers: list[NormLayer], **settings: Any) -> dict[str, Any]:
