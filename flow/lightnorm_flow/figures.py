@@ -171,7 +171,7 @@ def bars(name: str, alt: str, values: Mapping[str, float], xlabel: str, colors: 
     def draw(axes: Axes) -> None:
         labels = list(values)
         drawn = axes.barh(labels, list(values.values()), color=[THEME[colors[label]] for label in labels], height=0.68)
-        texts = [f"{value:,.{0 if value >= 100 else 1}f}" for value in values.values()]
+        texts = [f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}" for value in values.values()]
         axes.bar_label(drawn, texts, padding=3, color=THEME["ink"])
         _as_list(axes, xlabel)
         axes.margins(x=0.16)
