@@ -42,7 +42,7 @@ $(TORCH_READY): pyproject.toml
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[report,test]"
 	touch $@
 
 clean:

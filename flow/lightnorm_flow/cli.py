@@ -1,8 +1,9 @@
 """The `lightnorm` command: from a configuration to Verilog, verified bits and area."""
 
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,17 @@ from lightnorm.generate import TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
-from .console import number, print_error, print_pairs, print_table, steps
+from .compare import comparison_tables, make_comparison
+from .console import PlainTable, number, outcomes, print_error, print_pairs, print_table, steps
+from .designs import Design, ladder
+from .explore import Grid, exploration_tables, grid_designs, make_exploration, parse_grid, read_grid
 from .files import write_json, write_npy
+from .layers import read_layers
+from .measure import Job, executor, failures
+from .models import MODELS, model_layers
 from .packaging import package, write_readme
-from .report import make_report, report_rows, report_steps
+from .plan import DRAM_PJ_PER_BIT, check_plan, make_plan, plan_notes, plan_tables, read_energy
+from .report import FILES, make_report, report_rows, report_steps
 from .simulate import (
     MODES,
     check_mode,
@@ -48,6 +56,16 @@ PipelineOption = Annotated[
         show_default="what the configuration says",
     ),
 ]
+DefaultConfigOption = Annotated[Path, typer.Option("--config", help="A TOML file.")]
+DEFAULT_CONFIG = Path("configs/default.toml")
+COMPARE = Path("build/compare/compare.json")
+EXPLORE = Path("build/explore/explore.json")
+BESIDE = {
+    "plan": ["hash", "layers", "total"], "energy": ["hash", "runs", "target", "voltage"],
+    "pnr": ["part", "fmax_mhz", "critical_path"], "timing": ["target", "fmax_mhz", "critical_path"],
+}  # fmt: skip
+"""What the report takes from its own folder, by command, and the keys it must have."""
+
 PassesOption = Annotated[
     str | None,
     typer.Option(
@@ -65,6 +83,21 @@ TopOption = Annotated[
 ]
 SimulatorOption = Annotated[Literal["verilator", "icarus"], typer.Option("--simulator", help="Simulator to use.")]
 TARGET_HELP = f"{', '.join(TARGETS)}, or a Liberty file (.lib, .lib.gz)"
+
+
+TargetsOption = Annotated[
+    list[str] | None,
+    typer.Option("--target", "--liberty", help=f"{TARGET_HELP}; may be repeated.", show_default="generic"),
+]
+DataOption = Annotated[Path, typer.Option("--data", help="Folder of activations and parameters.")]
+DEFAULT_DATA = Path("data/digits")
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Processes at the same time.")]
+DaskOption = Annotated[
+    str | None,
+    typer.Option("--dask", help="Address of a Dask scheduler; its workers see the same files.", show_default="none"),
+]
+CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of what has been measured already.")]
+DEFAULT_CACHE = Path("build/cache")
 
 
 @contextmanager
@@ -107,6 +140,18 @@ def _check_target(target: str) -> None:
         raise ValueError(f"--target must be {TARGET_HELP}, not {target!r}")
     if not path.is_file():
         raise ValueError(f"--target {target}: there is no such file")
+
+
+def _targets(given: list[str] | None) -> list[str]:
+    targets = given or ["generic"]
+    for name in targets:
+        _check_target(name)
+    return targets
+
+
+def _check_data(data: Path) -> None:
+    if not data.is_dir():
+        raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
 
 
 def _print_json(content: Any) -> None:
@@ -297,34 +342,185 @@ def synth_command(
 @app.command("report")
 def report_command(
     config: ConfigOption,
-    data: Annotated[Path, typer.Option(help="Folder of activations and parameters.")] = Path("data/digits"),
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", "--liberty", help=f"{TARGET_HELP}; may be repeated.", show_default="generic"),
-    ] = None,
+    data: DataOption = DEFAULT_DATA,
+    target: TargetsOption = None,
     simulator: SimulatorOption = "verilator",
     passes: PassesOption = None,
     pipeline: PipelineOption = None,
+    compare: Annotated[Path, typer.Option(help="What lightnorm compare wrote, if it did.")] = COMPARE,
+    explore: Annotated[Path, typer.Option(help="What lightnorm explore wrote, if it did.")] = EXPLORE,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate, simulate a training step and inference on real tensors, synthesize; writes report.md, report.json."""
+    """Generate, simulate a training step and inference on real tensors, synthesize; writes report.html with all of it,
+    its figures as SVG and PDF, report.md and report.json.
+
+    The page also shows what compare and explore have written, and plan, energy and pnr in the folder for results. It
+    needs the extra `report`.
+    """
     with _errors():
         built, folder = _open(config, out, passes, pipeline)
-        if not data.is_dir():
-            raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
-        targets = target or ["generic"]
-        for name in targets:
-            _check_target(name)
+        targets = _targets(target)
+        _check_data(data)
+        write_page = _page_writer(
+            {"compare": compare, "explore": explore} | {name: folder / f"{name}.json" for name in BESIDE}
+        )
         with steps(report_steps(targets), quiet=as_json) as step:
             result = make_report(
                 built, config.stem, folder, data=data, targets=targets, simulator=simulator, step=step
             )
+            write_page(result, folder)
     if as_json:
         _print_json(result)
         return
     print_pairs(f"{config.stem} ({result['hash']})", dict(report_rows(result)))
     print(folder / "report.md")
+    if (folder / "report.html").exists():
+        print(folder / "report.html")
+    else:
+        print("For report.html: pip install 'lightnorm[report]'")
+
+
+def _page_writer(files: dict[str, Path]) -> Callable[[dict[str, Any], Path], None]:
+    """Writes the page, with what is in the files that there are; nothing without the extra `report`."""
+    if any(importlib.util.find_spec(name) is None for name in ("jinja2", "matplotlib")):
+        return lambda result, folder: None
+    from .page import read_results, write_page
+
+    keys = {"compare": ["statistic", "target"], "explore": ["designs", "refused"], **BESIDE}
+    others = {name: read_results(name, path, keys[name]) for name, path in files.items()}
+    return lambda result, folder: write_page(result, folder, **others)
+
+
+@app.command("plan")
+def plan_command(
+    config: DefaultConfigOption = DEFAULT_CONFIG,
+    model: Annotated[str | None, typer.Option(help=f"{', '.join(MODELS)}.")] = None,
+    layers: Annotated[Path | None, typer.Option(help="Instead of a model: a .json or .onnx file with layers.")] = None,
+    batch: Annotated[int, typer.Option(help="Images.")] = 32,
+    image: Annotated[int, typer.Option(help="Height and width of a model's images.")] = 224,
+    compare: Annotated[Path, typer.Option(help="compare.json, for the energy of the logic.")] = COMPARE,
+    dram: Annotated[float, typer.Option(help="pJ per bit moved off chip.")] = DRAM_PJ_PER_BIT,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cycles, utilization, buffer, traffic and energy of a network's batch norms; writes plan.md, plan.json.
+
+    The JSON file is a list of {"name": "stem", "channels": 32, "spatial": [112, 112]}.
+    """
+    with _errors():
+        built, folder = _open(config, out)
+        if (model is None) == (layers is None):
+            raise ValueError("give either --model or --layers")
+        if layers is not None:
+            network, title = read_layers(layers), f"{layers.stem}, batch {batch}"
+        else:
+            network, title = model_layers(model or "", image), f"{model}, batch {batch}, {image} x {image}"
+        check_plan(network, batch=batch, dram_pj_per_bit=dram)
+        energy, energy_missing = read_energy(compare, built)
+        with steps(2, quiet=as_json) as step:
+            step("generating the Verilog")
+            description = generate(built, folder)
+            step(f"planning {len(network)} layers")
+            plan = make_plan(
+                built, description, title, network, folder, batch=batch, energy=energy, energy_missing=energy_missing,
+                dram_pj_per_bit=dram,
+            )  # fmt: skip
+    if as_json:
+        _print_json(plan)
+        return
+    totals, *others = plan_tables(plan, brief=True)
+    for table in (*others, totals):
+        print_table(*table)
+    for note in plan_notes(plan):
+        print(note)
+    print(folder / "plan.md")
+
+
+@app.command("compare")
+def compare_command(
+    config: DefaultConfigOption = DEFAULT_CONFIG,
+    target: TargetsOption = None,
+    only: Annotated[list[str] | None, typer.Option(help="A rung; may be repeated.", show_default="all")] = None,
+    jobs: JobsOption = 2,
+    dask: DaskOption = None,
+    data: DataOption = DEFAULT_DATA,
+    cache: CacheOption = DEFAULT_CACHE,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = COMPARE.parent,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the ladder from conventional batch norm to LightNorm; writes compare.json, compare.md, compare.tex.
+
+    The rungs have the formats and lanes of the configuration. What was measured before is not measured again.
+    """
+    with _errors():
+        built, _ = _open(config, out)
+        designs = ladder(built)
+        names = [design.name for design in designs]
+        if unknown := [name for name in only or () if name not in names]:
+            raise ValueError(f"--only must be {', '.join(names)}, not {', '.join(unknown)}")
+        designs = [design for design in designs if not only or design.name in only]
+        todo = _jobs(built, designs, target, data, cache)
+        with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
+            comparison = make_comparison(todo, pool, out, step=step)
+        tables = comparison_tables(comparison, brief=True)
+        _print_study(comparison, comparison, tables, out / "compare.md", as_json=as_json)
+
+
+@app.command("explore")
+def explore_command(
+    config: DefaultConfigOption = DEFAULT_CONFIG,
+    grid: Annotated[Path | None, typer.Option(help="A TOML file with the lists below.")] = None,
+    activation: Annotated[str | None, typer.Option(help="Formats, such as e5m4,e4m3.")] = None,
+    gradient: Annotated[str | None, typer.Option(help="Formats, such as e6m3,e5m2.")] = None,
+    block_size: Annotated[str | None, typer.Option(help="Such as 1,4,16.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="Such as 16,32.")] = None,
+    target: TargetsOption = None,
+    jobs: JobsOption = 2,
+    dask: DaskOption = None,
+    data: DataOption = DEFAULT_DATA,
+    cache: CacheOption = DEFAULT_CACHE,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = EXPLORE.parent,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every combination of formats, block sizes and lanes; writes explore.json, explore.md.
+
+    Activations and gradients have blocks of the same size. What was measured before is not measured again.
+    """
+    with _errors():
+        built, _ = _open(config, out)
+        given = {"activation": activation, "gradient": gradient, "block_size": block_size, "lanes": lanes}
+        wanted = parse_grid(read_grid(grid) if grid else Grid(), given)
+        designs, refused = grid_designs(built, wanted)
+        todo = _jobs(built, designs, target, data, cache)
+        with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
+            exploration = make_exploration(todo, refused, pool, out, step=step)
+        tables = exploration_tables(exploration)
+        _print_study(exploration, exploration["designs"], tables, out / "explore.md", as_json=as_json)
+
+
+def _jobs(
+    config: Config, designs: Sequence[Design], target: list[str] | None, data: Path, cache: Path
+) -> list[Job]:
+    targets = _targets(target)
+    _check_data(data)
+    tensors = load_tensors(config, {key: data / file for key, file in FILES.items()}, option="--data")
+    paths = [name if name in TARGETS else str(Path(name).resolve()) for name in targets]
+    return [Job(design, path, tensors, cache) for path in paths for design in designs]
+
+
+def _print_study(
+    content: Any, designs: Sequence[dict[str, Any]], tables: list[PlainTable], page: Path, *, as_json: bool
+) -> None:
+    """The results, and an error if any job failed."""
+    if as_json:
+        _print_json(content)
+    else:
+        for table in tables:
+            print_table(*table)
+        print(page)
+    if failed := failures(designs):
+        raise ToolError("\n".join(failed))
 
 
 def main() -> None:

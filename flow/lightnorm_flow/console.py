@@ -5,14 +5,27 @@ from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Step", "number", "print_error", "print_pairs", "print_table", "steps"]
+__all__ = [
+    "PlainTable", "Step", "number", "outcomes", "print_error", "print_pairs", "print_table", "steps", "without_empty",
+]  # fmt: skip
 
 Step = Callable[[str], None]
 """Tells the user what begins now."""
+
+PlainTable = tuple[str, list[str], list[list[str]]]
+"""Title, header and rows, see `print_table`."""
 
 
 @contextmanager
@@ -26,11 +39,7 @@ def steps(total: int, *, quiet: bool = False) -> Iterator[Step]:
 
         yield say
         return
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*_columns(), console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
         begun = 0
 
@@ -40,6 +49,27 @@ def steps(total: int, *, quiet: bool = False) -> Iterator[Step]:
             begun += 1
 
         yield advance
+
+
+@contextmanager
+def outcomes(total: int, *, quiet: bool = False) -> Iterator[Step]:
+    """Progress over `total` jobs that run side by side: a line for each that is done."""
+    console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+    with Progress(*_columns(), console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task("running", total=total)
+
+        def done(what: str) -> None:
+            progress.advance(task)
+            console.print(Text(what))
+
+        yield done
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )  # fmt: skip
 
 
 def print_error(error: BaseException) -> None:
@@ -61,6 +91,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console = Console()
     console.print(Text(title, "bold"))
     console.print(table)
+
+
+def without_empty(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, hidden: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows without the columns in which no row has anything, and without the hidden ones."""
+    kept = [i for i, name in enumerate(header) if any(row[i] for row in rows) and name not in hidden]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def number(value: float) -> str:

@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["load_tensor", "write_json", "write_npy", "write_text"]
+__all__ = ["load_tensor", "markdown_table", "write_json", "write_npy", "write_text"]
 
 
 def load_tensor(option: str, path: Path) -> NDArray[Any]:
@@ -28,6 +29,12 @@ def load_tensor(option: str, path: Path) -> NDArray[Any]:
         array.close()
         raise ValueError(f"{named} is a .npz archive; give one array, saved by numpy.save")
     return array
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines; the first column is left-aligned, the others right."""
+    lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from lightnorm.config import Config
 from lightnorm.generate import TOP, generate
-from lightnorm_golden import BlockFormat, decode, quantize
+from lightnorm_golden import BlockFormat, NormSpec, decode, quantize
 from lightnorm_golden.reference import range_batch_norm, range_batch_norm_backward, signal_to_noise_db
 from lightnorm_sim.layer import Tensors
 
 from .console import Step, number
 from .files import write_json, write_text
+from .machine import conventional, lightnorm
 from .simulate import Outcome, load_tensors, prepare_layers, simulate
 from .synth import synthesize
 
-__all__ = ["FILES", "make_report", "report_rows", "report_steps"]
+__all__ = ["CHUNKS", "EPS", "FILES", "exact_output", "make_report", "report_rows", "report_steps", "snr_db"]
 
 CHUNKS, EPS, MOMENTUM = 16, 1e-5, 0.1
 FILES = {
@@ -32,6 +33,7 @@ FILES = {
 """What the report takes of the folder of activations and gradients."""
 
 MODES = ("train", "backward", "infer")
+ERROR_BINS = 61
 
 UNITS = {"logic_area_um2": "um^2", "luts": "LUTs", "transistors": "transistors"}
 SIZES = {
@@ -83,11 +85,15 @@ def make_report(
         "simulate": [
             {
                 **_without(outcome.report, "results", "mismatch"),
-                "snr_db": _snr(config, tensors, outcome),
-                "arithmetic_snr_db": _snr(config, _quantized(config, tensors), outcome),
+                "snr_db": snr_db(config.spec, tensors, outcome.report["mode"], outcome.output),
+                "arithmetic_snr_db": snr_db(
+                    config.spec, _quantized(config, tensors), outcome.report["mode"], outcome.output
+                ),
+                "errors": _errors(config, tensors, outcome),
             }
             for outcome in outcomes
         ],
+        "traffic": _traffic(config, modes),
         "synth": [_without(synth, "modules", "memories") for synth in synths],
         "tools": description["tools"],
     }
@@ -121,6 +127,17 @@ def report_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _traffic(config: Config, modes: list[str]) -> list[dict[str, Any]]:
+    """Bits per element of every stream, of a channel that fits the buffer and of one that does not; beside FP32."""
+    ours = lightnorm(config)
+    return [
+        {"machine": name, "mode": mode, "passes": passes, "bits": each.stream_bits(mode, passes)}
+        for mode in modes
+        for passes in ((1, 2) if mode != "infer" else (1,))
+        for name, each in (("LightNorm", ours), ("FP32", conventional(ours)))
+    ]
+
+
 def _step_cycles(outcomes: list[Outcome]) -> int | None:
     """Cycles of a training step, None in a build that cannot take one."""
     cycles = {outcome.report["mode"]: outcome.report["cycles"] for outcome in outcomes}
@@ -145,20 +162,38 @@ def _quantized(config: Config, tensors: Tensors) -> Tensors:
     return replace(tensors, x=rounded(tensors.x, spec.activation), grad=rounded(tensors.grad, spec.gradient))
 
 
-def _snr(config: Config, tensors: Tensors, outcome: Outcome) -> float:
-    """Signal to noise of the machine's output against range batch norm of the tensors in float64, or its derivative."""
-    spec, x = config.spec, tensors.x.astype(np.float64)
+def snr_db(spec: NormSpec, tensors: Tensors, mode: str, output: NDArray[Any]) -> float:
+    """Signal to noise of an output against range batch norm of the tensors in float64, or its derivative."""
+    return signal_to_noise_db(exact_output(spec, tensors, mode), output.astype(np.float64))
+
+
+def exact_output(spec: NormSpec, tensors: Tensors, mode: str) -> NDArray[np.float64]:
+    """Range batch norm in float64, or its derivative."""
+    x = tensors.x.astype(np.float64)
     weight, bias = _float64(tensors.weight), _float64(tensors.bias)
     settings: Any = {"block_size": spec.activation.block_size, "chunks": CHUNKS, "eps": EPS, "gain": spec.gain}
-    if outcome.report["mode"] == "train":
-        exact = range_batch_norm(x, weight, bias, **settings)
-    elif outcome.report["mode"] == "backward":
-        exact = range_batch_norm_backward(x, _float64(tensors.grad), weight, **settings)
-    else:
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        scale = weight / (_float64(tensors.running_sigma) + EPS)
-        exact = (x - _float64(tensors.running_mean).reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)
-    return signal_to_noise_db(exact, outcome.output.astype(np.float64))
+    if mode == "train":
+        return range_batch_norm(x, weight, bias, **settings)
+    if mode == "backward":
+        return range_batch_norm_backward(x, _float64(tensors.grad), weight, **settings)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    scale = weight / (_float64(tensors.running_sigma) + EPS)
+    centered: NDArray[np.float64] = x - _float64(tensors.running_mean).reshape(shape)
+    return centered * scale.reshape(shape) + bias.reshape(shape)
+
+
+def _errors(config: Config, tensors: Tensors, outcome: Outcome) -> dict[str, Any]:
+    """How often an error of the output is how large, in units of the exact output's root mean square: counts of equal
+    bins over `limit` to both sides; larger errors are in the outermost bins."""
+    spec, mode = config.spec, outcome.report["mode"]
+    errors, limit = {}, 0.0
+    for name, given in (("end_to_end", tensors), ("arithmetic", _quantized(config, tensors))):
+        exact = exact_output(spec, given, mode)
+        errors[name] = (outcome.output - exact) / np.sqrt(np.mean(exact**2))
+        limit = max(limit, 4 * float(np.std(errors[name])))
+    edges = np.linspace(-limit, limit, ERROR_BINS + 1)
+    counts = {name: np.histogram(np.clip(error, -limit, limit), edges)[0] for name, error in errors.items()}
+    return {"limit": limit, **{name: [int(count) for count in each] for name, each in counts.items()}}
 
 
 def _float64(values: NDArray[Any] | None) -> NDArray[np.float64]:

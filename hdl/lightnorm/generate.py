@@ -132,6 +132,15 @@ def _ports(component: Core | LightNorm) -> dict[str, dict[str, Any]]:
     return ports
 
 
+def _latency(core: Core) -> dict[str, Any]:
+    """Of the coefficients by pass, and of what is around them: from a channel's last beat to the begin of their
+    program, from a beat into the buffer to its head on offer, and from the coefficients to the first beat that leaves.
+    """
+    deep = core.config.deep
+    around = {"reduce": 2, "buffer": 3, "apply": 8} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
+    return {"coefficients": core.coefficients.latency, **around}
+
+
 def _verilog(component: Core | LightNorm, name: str, log: Path) -> str:
     text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
@@ -187,8 +196,8 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
     `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`) or "axi"
     (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, SystemRDL, IP-XACT and as a
     page, instantiation, constraints). The Verilog is plain Verilog-2005, the same bytes every time. The
-    description has the resolved configuration and its hash, every port, and the latency of the coefficients by pass;
-    of "axi" also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
+    description has the resolved configuration and its hash, every port, and latencies in cycles (`_latency`); of "axi"
+    also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
     nothing is left half-written.
     """
     if top not in TOPS:
@@ -214,7 +223,7 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         "config": resolved,
         "lanes": config.lanes,
         "ports": ports,
-        "latency": {"coefficients": core.coefficients.latency},
+        "latency": _latency(core),
         "tools": {"lightnorm": _version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
     }
     files = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -182,6 +183,13 @@ def emitted(config: Config) -> tuple[Path, Ports]:
     directory = Path(_directory().name) / config.hash
     generate(config, directory)
     return directory / "lightnorm.v", read_ports(directory / "lightnorm.json")
+
+
+def description(config: Config) -> dict[str, Any]:
+    """What `generate` says of the configuration."""
+    verilog, _ = emitted(config)
+    content: dict[str, Any] = json.loads(verilog.with_suffix(".json").read_text())
+    return content
 
 
 @functools.cache

@@ -269,6 +269,20 @@ def test_report_without_data(place: Place) -> None:
     assert message == "--data {}/activation.npy: there is no such file"
 
 
+def test_report_with_results_of_another_kind(place: Place) -> None:
+    pytest.importorskip("matplotlib")
+    (place.folder / "other.json").write_text("{}")
+    arguments = ("report", "--config", "{}/c.toml", "--out", "{}/out", "--data", "{}", "--compare", "{}/other.json")
+    message = "is not what this version's lightnorm compare writes"
+    assert refuse(place, *arguments) == f"{{}}/other.json {message}"
+
+
+def test_report_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightnorm_flow.cli.importlib.util, "find_spec", lambda name: None)
+    lightnorm_flow.cli._page_writer({"compare": tmp_path / "none.json"})({}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("quick_generate")
 @pytest.mark.parametrize(
     ("simulator", "message"),
