@@ -9,12 +9,9 @@ from typing import Any
 
 from lightnorm.config import Config
 
-__all__ = ["APPLY_LATENCY", "FILES", "LITEX", "readme"]
+__all__ = ["FILES", "LITEX", "readme"]
 
 LITEX = Path(__file__).with_name("lightnorm_litex.py")
-
-APPLY_LATENCY = 5
-"""Cycles from a channel's coefficients to its first beat on the output; a test measures it."""
 
 FILES = {
     "{name}.v": "the hardware: module `{name}`, Verilog-2005, needs nothing else",
@@ -142,10 +139,12 @@ def _beats(description: Mapping[str, Any]) -> str:
 
 def _speed(config: Config, description: Mapping[str, Any]) -> list[str]:
     """Formulas of latency and throughput."""
-    coefficients: Mapping[str, int] = description["latency"]["coefficients"]
+    latency = description["latency"]
+    coefficients: Mapping[str, int] = latency["coefficients"]
+    first, after_last = latency["buffer"] + latency["apply"] - 1, latency["reduce"] + latency["apply"]
     rows = [
-        (mode, "first", f"{APPLY_LATENCY} to {cycles + APPLY_LATENCY}")
-        if mode == "infer" else (mode, "last", str(cycles + APPLY_LATENCY))
+        (mode, "first", f"{first} to {cycles + first}")
+        if mode == "infer" else (mode, "last", str(cycles + after_last))
         for mode, cycles in coefficients.items()
     ]  # fmt: skip
     beats = config.buffer_beats
@@ -156,7 +155,7 @@ def _speed(config: Config, description: Mapping[str, Any]) -> list[str]:
     return [
         *_prose(
             "A channel has ceil(elements / lanes) beats. One beat is taken and one leaves in every cycle, without gaps"
-            " between channels of at least 32 beats; streams that rest add their pauses. "
+            f" between channels of at least {64 if config.deep else 32} beats; streams that rest add their pauses. "
             + reads
             * (config.implementation.passes != ("infer",))
         ),

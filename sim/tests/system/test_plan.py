@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lightnorm.config import Config
+from lightnorm.config import PIPELINES, Config
 from lightnorm_flow.machine import Machine, Timing, lightnorm
 from lightnorm_flow.models import model_layers
 from lightnorm_flow.simulate import bits_moved
@@ -41,13 +43,15 @@ def check(config: Config, shapes: list[Shape]) -> list[tuple[Layer, RunResult]]:
     return found
 
 
-def test_latencies_of_the_description() -> None:
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_latencies_of_the_description(pipeline: str) -> None:
     """Seen on runs of a single channel, where nothing waits for another one."""
     rng = np.random.default_rng(7)
-    lanes, found = CONFIG.lanes, dict(description(CONFIG)["latency"])
+    config = replace(CONFIG, implementation=replace(CONFIG.implementation, pipeline=pipeline))
+    lanes, found = config.lanes, dict(description(config)["latency"])
     shapes = [Shape("infer", 1, 4 * lanes), Shape("train", 1, 4 * lanes), Shape("infer", 1, 200 * lanes)]
     infer, train, slow = (
-        simulate(CONFIG, [make_layer(CONFIG, shape, rng)], "verilator", stalls={"x": StallPattern.random(rests)})[0]
+        simulate(config, [make_layer(config, shape, rng)], "verilator", stalls={"x": StallPattern.random(rests)})[0]
         for shape, rests in zip(shapes, (0, 0, 0.9), strict=True)
     )
     # the program begins a cycle after the descriptor's
@@ -56,7 +60,7 @@ def test_latencies_of_the_description() -> None:
     found["buffer"] = slow.transfers["o"].last - slow.transfers["x"].last - found["apply"] + 1
     waited = train.transfers["o"].first - train.transfers["x"].last
     found["reduce"] = waited - found["coefficients"]["train"] - found["apply"]
-    assert description(CONFIG)["latency"] == found
+    assert description(config)["latency"] == found
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -72,10 +76,10 @@ def test_layers_of_a_network(name: str) -> None:
     assert ("less than 32 beats" in SAMPLES[name]) == (model.beats(sample.elements(BATCH)) < 32)
 
 
-@pytest.mark.parametrize("buffer", [0, 64])
-def test_lengths_around_the_buffer(buffer: int) -> None:
+@pytest.mark.parametrize(("buffer", "pipeline"), [(0, "short"), (64, "deep")])
+def test_lengths_around_the_buffer(buffer: int, pipeline: str) -> None:
     """Channels shorter than the coefficients' program, as long as the buffer, and longer."""
-    config = machine(4, 3, 4, buffer=buffer, passes=ALL, gradient=BlockFormat(5, 2, 4))
+    config = machine(4, 3, 4, buffer=buffer, passes=ALL, gradient=BlockFormat(5, 2, 4), pipeline=pipeline)
     lengths = (1, 31, 40, 62, 64, 65)
     check(config, [Shape(mode, 7, 4 * beats - 1) for mode in ALL for beats in lengths])
 
