@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lightnorm.config import Config, ConfigError, load_config
-from lightnorm.generate import TOPS, generate
+from lightnorm.generate import TOP, TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
+from .gate_level import map_to_cells
 from .report import make_report, report_rows, report_steps
 from .simulate import (
     MODES,
@@ -96,6 +97,13 @@ def _check_target(target: str) -> None:
         raise ValueError(f"--target {target}: there is no such file")
 
 
+def _check_library(target: Path) -> None:
+    if target.suffix not in (".lib", ".gz"):
+        raise ValueError(f"--target must be a Liberty file (.lib, .lib.gz), not {str(target)!r}")
+    if not target.is_file():
+        raise ValueError(f"--target {target}: there is no such file")
+
+
 def _print_json(content: Any) -> None:
     print(json.dumps(content, indent=2))
 
@@ -158,14 +166,19 @@ def simulate_command(
         Path | None, typer.Option(help="A checkpoint: its layer's parameters and running statistics; needs PyTorch.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Of the checkpoint, such as features.1.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="A Liberty file (.lib, .lib.gz): run the netlist that synth makes for it instead."),
+    ] = None,
     passes: PassesOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the emitted Verilog on a tensor and compare every output bit with the golden model.
 
-    Writes output.npy and simulate.json; in backward the output is the input's gradient, in a step it is in
-    grad_input.npy. With --from-torch also compares with the PyTorch layer, and writes the layer's tensors.
+    With --target the mapped gates instead of the Verilog. Writes output.npy and simulate.json; in backward the output
+    is the input's gradient, in a step it is in grad_input.npy. With --from-torch also compares with the PyTorch layer,
+    and writes the layer's tensors.
     """
     files = {
         "x": x, "weight": weight, "bias": bias, "running_mean": running_mean, "running_sigma": running_sigma,
@@ -174,20 +187,34 @@ def simulate_command(
     with _errors():
         built, folder = _open(config, out, passes)
         check_mode(built, mode, files)
+        if target is not None:
+            _check_library(target)
+            if simulator != "verilator":
+                raise ValueError(
+                    f"--target needs --simulator verilator, not {simulator}: gates make undefined bits of defined ones"
+                )
         if from_torch is not None or layer is not None:
             files |= torch_layer(from_torch, layer, files, folder / "layer")
         tensors = load_tensors(built, files)
-        with steps(4, quiet=as_json) as step:
+        with steps(4 if target is None else 6, quiet=as_json) as step:
             step("computing the golden model")
             layers = prepare_layers(built, MODES[mode], tensors, eps=eps, momentum=momentum, chunks=chunks)
             step("generating the Verilog")
             generate(built, folder)
+            gates = None
+            if target is not None:
+                mapped = map_to_cells(
+                    folder / f"{TOP}.v", top=TOP, library=target, lanes=built.lanes, out_dir=folder / "gates", step=step
+                )
+                gates = mapped / "gates.v"
             outcomes = simulate(
-                layers, folder, simulator=simulator, stalls=stalls, seed=seed, waves=waves, step=step
+                layers, folder, simulator=simulator, stalls=stalls, seed=seed, waves=waves, gates=gates, step=step
             )
         if from_torch is not None:
             compare_with_torch(outcomes, built, tensors, eps=eps, momentum=momentum, chunks=chunks)
         reports = [outcome.report for outcome in outcomes]
+        if target is not None:
+            reports = [report | {"target": target.name} for report in reports]
         content = reports[0] if len(reports) == 1 else _combined(mode, reports)
         names = ("output.npy", "grad_input.npy")
         for name, outcome in zip(names, outcomes, strict=False):
@@ -233,7 +260,8 @@ def _print_simulation(config: Path, reports: list[dict[str, Any]]) -> None:
         ["beats per cycle", *(f"{report['beats_per_cycle']:.4f}" for report in reports)],
     ]
     header = ("", *(report["mode"] for report in reports))
-    print_table(f"{config.stem} in {reports[0]['simulator']}", header, rows)
+    what = f"{config.stem} on {reports[0]['target']}" if "target" in reports[0] else config.stem
+    print_table(f"{what} in {reports[0]['simulator']}", header, rows)
 
 
 @app.command("synth")

@@ -171,7 +171,7 @@ def _model(cell: Cell) -> str | None:
 
 
 def _state_model(state: Group) -> list[str]:
-    """The flip-flop or latch of a cell: its state and the complement of it."""
+    """The flip-flop or latch of a cell: its state, which begins at random, and the complement of it."""
     held, inverted = state.names
     given = state.attributes
     assign = "<=" if state.kind == "ff" else "="
@@ -186,7 +186,8 @@ def _state_model(state: Group) -> list[str]:
     else:
         head = "always @*"
         branches.append(f"if ({_operators(given['enable'])}) {held} = {_operators(given['data_in'])};")
-    return [f"reg {held};", f"wire {inverted} = ~{held};", f"{head} {' else '.join(branches)}"]
+    signals = [f"reg {held};", f"initial {held} = $random;", f"wire {inverted} = ~{held};"]
+    return [*signals, f"{head} {' else '.join(branches)}"]
 
 
 def _edge(expression: str) -> str:
@@ -207,6 +208,7 @@ def _clock_gate_model(cell: Cell) -> str | None:
     test = cell.pin_with("clock_gate_test_pin")
     body = [
         "reg enabled;",
+        "initial enabled = $random;",
         f"always @* if (!{clock}) enabled = {enable}{f' | {test}' if test else ''};",
         f"assign {output} = {clock} & enabled;",
     ]

@@ -74,7 +74,9 @@ design -pop
 FINISH = """\
 tee -q -o statistics.json stat -json -top {root}{options}
 write_verilog -noattr netlist.v
+write_rtlil netlist.il
 """
+NETLISTS = ("netlist.v", "netlist.il")
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,13 @@ def synthesize(
     """Synthesize ``top``, or of it only the submodule ``unit`` such as "apply"; returns what synth.json then holds.
 
     ``target`` is "generic", "ecp5", "ice40", "xilinx" or the path of a Liberty file (.lib, .lib.gz). ``out_dir`` gets
-    synth.json, the mapped netlist.v and yosys.log. Raises ValueError for what cannot be read, ToolError if Yosys fails.
+    synth.json, yosys.log and the mapped netlist, as netlist.v and for Yosys as netlist.il. Raises ValueError for what
+    cannot be read, ToolError if Yosys fails.
     """
     if lanes < 1:
         raise ValueError(f"lanes must be at least 1, not {lanes}")
     design = _read_design(verilog, top, unit)
-    for stale in ("synth.json", "netlist.v"):
+    for stale in ("synth.json", *NETLISTS):
         (out_dir / stale).unlink(missing_ok=True)
     cells: dict[str, Cell] = {}
     if target in FPGAS:
@@ -123,7 +126,7 @@ def synthesize(
         recipe = cell_recipe(cells, read_text(library))
         target = library.name
     progress(f"synthesizing {design.root} for {target}")
-    statistics, memories, netlist = _run(design, recipe, target == "generic", out_dir / "yosys.log")
+    statistics, memories, netlists = _run(design, recipe, target == "generic", out_dir / "yosys.log")
     modules = {name: _measure(name, statistics, target, cells, design) for name in statistics}
     result: dict[str, Any] = {"target": target, "tool": f"yosys {yosys_version()}", "top": design.root, "lanes": lanes}
     for key in modules[design.root]:
@@ -139,7 +142,8 @@ def synthesize(
         name: {**modules[name], "cell_types": dict(sorted(module["num_cells_by_type"].items()))}
         for name, module in statistics.items()
     }
-    _write(out_dir / "netlist.v", netlist)
+    for name, netlist in netlists.items():
+        _write(out_dir / name, netlist)
     _write(out_dir / "synth.json", json.dumps(result, indent=2) + "\n")
     return result
 
@@ -169,8 +173,10 @@ def _library_path(target: str) -> Path:
     return path
 
 
-def _run(design: Design, recipe: Recipe, gates: bool, log: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """Runs Yosys; returns its statistics of each module, the memories, and the mapped netlist."""
+def _run(
+    design: Design, recipe: Recipe, gates: bool, log: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, str]]:
+    """Runs Yosys; returns its statistics of each module, the memories, and the mapped netlist in its forms."""
     keep = "".join(f"setattr -mod -set keep_hierarchy 1 {name}\n" for name in design.stages)
     options = " -tech cmos" if gates else ""
     script = READ.format(root=design.root, keep_stages=keep) + LIST_MEMORIES + recipe.script
@@ -181,9 +187,9 @@ def _run(design: Design, recipe: Recipe, gates: bool, log: Path) -> tuple[dict[s
         run_yosys(script, log=log, cwd=Path(folder))
         statistics = json.loads(Path(folder, "statistics.json").read_text())["modules"]
         memories = json.loads(Path(folder, "memories.json").read_text())["modules"]
-        netlist = Path(folder, "netlist.v").read_text()
+        netlists = {name: Path(folder, name).read_text() for name in NETLISTS}
     modules = {name.lstrip("\\"): module for name, module in statistics.items()}
-    return modules, list(_memories(design, memories)), netlist
+    return modules, list(_memories(design, memories)), netlists
 
 
 def _memories(design: Design, modules: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -245,6 +245,22 @@ def test_wrong_target(place: Place, command: tuple[str, ...], target: str, messa
     assert refuse(place, *command, "--config", "{}/c.toml", "--out", "{}/out", "--target", target) == message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target", "ecp5"), "--target must be a Liberty file (.lib, .lib.gz), not 'ecp5'"),
+        (("--target", "none.lib"), "--target none.lib: there is no such file"),
+        (
+            ("--target", "{}/cells.lib", "--simulator", "icarus"),
+            "--target needs --simulator verilator, not icarus: gates make undefined bits of defined ones",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_gates(place: Place, arguments: tuple[str, ...], message: str) -> None:
+    (place.folder / "cells.lib").write_text("")
+    assert refuse(place, *SIMULATE, *arguments) == message
+
+
 @pytest.mark.usefixtures("quick_generate")
 def test_library_that_is_none(place: Place) -> None:
     (place.folder / "bad.lib").write_text("this is no library")
