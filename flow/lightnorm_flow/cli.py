@@ -16,6 +16,8 @@ from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
+from .energy import Assumptions
+from .energy_report import energy_rows, energy_steps, make_energy, stage_rows
 from .files import write_json, write_npy
 from .gate_level import map_to_cells
 from .report import make_report, report_rows, report_steps
@@ -102,6 +104,11 @@ def _check_library(target: Path) -> None:
         raise ValueError(f"--target must be a Liberty file (.lib, .lib.gz), not {str(target)!r}")
     if not target.is_file():
         raise ValueError(f"--target {target}: there is no such file")
+
+
+def _check_data(data: Path) -> None:
+    if not data.is_dir():
+        raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
 
 
 def _print_json(content: Any) -> None:
@@ -313,8 +320,7 @@ def report_command(
     """Generate, simulate a training step and inference on real tensors, synthesize; writes report.md, report.json."""
     with _errors():
         built, folder = _open(config, out, passes)
-        if not data.is_dir():
-            raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
+        _check_data(data)
         targets = target or ["generic"]
         for name in targets:
             _check_target(name)
@@ -327,6 +333,44 @@ def report_command(
         return
     print_pairs(f"{config.stem} ({result['hash']})", dict(report_rows(result)))
     print(folder / "report.md")
+
+
+@app.command("energy")
+def energy_command(
+    config: ConfigOption,
+    target: Annotated[Path, typer.Option(help="A Liberty file (.lib, .lib.gz).")],
+    data: Annotated[Path, typer.Option(help="Folder of activations and gradients.")] = Path("data/digits"),
+    wire: Annotated[float, typer.Option(help="Wire per driven pin, fF.")] = Assumptions.wire_ff,
+    clock: Annotated[float, typer.Option(help="Clock, MHz; leakage depends on it.")] = Assumptions.clock_mhz,
+    slew: Annotated[float, typer.Option(help="Of inputs and the clock, ns.")] = Assumptions.input_slew_ns,
+    memory: Annotated[float, typer.Option(help="fJ per bit read from or written to a memory.")] = (
+        Assumptions.memory_fj_per_bit
+    ),
+    traffic: Annotated[float, typer.Option(help="pJ per bit in or out, off chip.")] = 20.0,
+    passes: PassesOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Energy per element: activity of the mapped gates on real tensors times the library's power; writes energy.json.
+
+    Every output bit is compared with the golden model. What the numbers are not is in docs/energy.md.
+    """
+    with _errors():
+        built, folder = _open(config, out, passes)
+        _check_library(target)
+        _check_data(data)
+        given = Assumptions(wire_ff=wire, clock_mhz=clock, input_slew_ns=slew, memory_fj_per_bit=memory)
+        with steps(energy_steps(built), quiet=as_json) as step:
+            result = make_energy(
+                built, folder, data=data, library=target, given=given, traffic_pj=traffic, step=step
+            )
+    if as_json:
+        _print_json(result)
+        return
+    header = ("pJ per element", *result["runs"])
+    print_table(f"{config.stem} on {result['target']}, {result['voltage']:g} V", header, energy_rows(result))
+    print_table("stages", header, stage_rows(result))
+    print(folder / "energy.json")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from .synth import synthesize
 
 __all__ = ["map_to_cells"]
 
-RECIPE = [Path(__file__).with_name(name) for name in ("asic.py", "synth.py", "liberty.py", "gate_level.py")]
+RECIPE = [Path(__file__).with_name(f"{name}.py") for name in ("asic", "synth", "liberty", "gate_level", "flat_netlist")]
 
 
 def map_to_cells(

@@ -18,7 +18,8 @@ from .console import Step
 from .files import load_tensor
 
 __all__ = [
-    "MODES", "Outcome", "check_mode", "compare_with_torch", "load_tensors", "prepare_layers", "simulate", "torch_layer",
+    "MODES", "Outcome", "bits_moved", "check_mode", "compare_with_torch", "load_tensors", "prepare_layers", "simulate",
+    "torch_layer",
 ]  # fmt: skip
 
 MODES = {"train": ("train",), "infer": ("infer",), "backward": ("backward",), "step": ("train", "backward")}
@@ -159,7 +160,7 @@ def simulate(
             "shape": list(layer.shape),
             "channels": layer.channels,
             **asdict(speed(layer, result)),
-            "bits_per_element": _bits_moved(layer, ports) / (layer.elements * layer.channels),
+            "bits_per_element": bits_moved(layer, ports) / (layer.elements * layer.channels),
             "two_pass": layer.two_pass,
             "mismatch": mismatch,
             "results": _results(layer, result.results),
@@ -168,8 +169,8 @@ def simulate(
     return outcomes
 
 
-def _bits_moved(layer: Layer, ports: Ports) -> int:
-    """In and out: beats as long as they are (an output beat as its format is), per-channel words."""
+def bits_moved(layer: Layer, ports: Ports) -> int:
+    """Bits of a run, in and out: beats as long as they are (an output beat as its format is), per-channel words."""
     run, fmt = layer.run, layer.blocks.format
     bits = run.output_beats * layer.lanes // fmt.block_size * fmt.block_bits
     bits += 32 * (len(run.parameters) + run.result_words)

@@ -86,7 +86,7 @@ class Verilator(Simulator):
         make_once(library, self._compile_library)
 
         executable, root, _ = _find_verilator()
-        trace = ["--trace-vcd"] if waves else []
+        trace = ["--trace-vcd", "--trace-max-width", str(1 << 20)] if waves else []
         translate = [executable, *VERILATOR_OPTIONS, *trace, "-Mdir", "cpp", *map(str, sources)]
         run_tools({"translate": translate}, directory, environment={"VERILATOR_ROOT": str(root)})
 

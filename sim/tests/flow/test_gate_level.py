@@ -4,46 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from lightnorm.config import Config, Implementation
-from lightnorm.generate import TOP, generate
+from lightnorm.generate import TOP
 from lightnorm_flow.gate_level import map_to_cells
 from lightnorm_flow.liberty import cell_models
-from lightnorm_flow.simulate import prepare_layers
-from lightnorm_golden import BlockFormat, NormSpec
 from lightnorm_sim import build, read_ports
-from lightnorm_sim.layer import Layer, Tensors, compare
+from lightnorm_sim.layer import compare
 
-LIBRARY = Path(__file__).with_name("small.lib")
-BUILD_DIR = Path(__file__).parents[3] / "build" / "sim"
-FORMAT = BlockFormat(3, 2, 2)
-MACHINE = Config(NormSpec(FORMAT, FORMAT, 8, 3), Implementation(passes=("train", "infer"), buffer_blocks=8))
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("machine")
-    generate(MACHINE, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mapped(machine: Path) -> Path:
-    return map_to_cells(
-        machine / f"{TOP}.v", top=TOP, library=LIBRARY, lanes=MACHINE.lanes, out_dir=machine / "gates"
-    )
-
-
-def layers(seed: int) -> list[Layer]:
-    rng = np.random.default_rng(seed)
-    tensors = Tensors(
-        x=rng.normal(size=(3, 4, 9)).astype(np.float32),
-        weight=rng.normal(size=4).astype(np.float32),
-        bias=rng.normal(size=4).astype(np.float32),
-    )
-    return prepare_layers(MACHINE, ("train", "infer", "train"), tensors, eps=1e-5, momentum=0.1, chunks=4)
+from .small import BUILD_DIR, LIBRARY, MACHINE, layers
 
 
 def test_netlist_equals_the_model(machine: Path, mapped: Path) -> None:
