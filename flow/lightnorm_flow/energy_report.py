@@ -70,7 +70,7 @@ def make_energy(
 def energy_rows(result: dict[str, Any]) -> list[list[str]]:
     """A row for each part, a column for each run: pJ per element."""
     runs = result["runs"].values()
-    rows = [[f"logic: {kind}", *(f"{run['logic_pj_per_element'][kind]:.3f}" for run in runs)] for kind in KINDS]
+    rows = [[f"logic: {kind}", *(f"{run['logic_pj_per_element'][kind]:.4g}" for run in runs)] for kind in KINDS]
     rows.append(["logic", *(f"{run['logic_pj_per_element']['total']:.3f}" for run in runs)])
     rows.append(["of it clock", *(f"{run['clock_pj_per_element']:.3f}" for run in runs)])
     rows.append(["memories (estimate)", *(f"{run['memory_pj_per_element']:.3f}" for run in runs)])

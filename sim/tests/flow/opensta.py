@@ -5,20 +5,27 @@ takes every clock, gated or not, as always running. Of internal power its energi
 loads, and not its sums: for a transition it adds the energies of a rise and of a fall, where Liberty gives one of them
 (later versions take their mean); it counts half of that of data inputs; and the related pins of an output do not always
 weigh 1 together.
+
+    python sim/tests/flow/opensta.py build/default/gates/NAME/flat/flat.json LIBRARY.lib
+
+prints what `lightnorm energy` would say of such an activity over what OpenSTA says, of a netlist that it has measured.
 """
 
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lightnorm_flow.activity import Activity
 from lightnorm_flow.cell_power import PowerLibrary
-from lightnorm_flow.energy import Assumptions
-from lightnorm_flow.flat_netlist import FlatNetlist, Net
+from lightnorm_flow.energy import KINDS, Assumptions, spent
+from lightnorm_flow.flat_netlist import FlatNetlist, Net, read_flat
 from lightnorm_flow.liberty import read_text
 
 STA = shutil.which("sta")
@@ -49,7 +56,9 @@ def opensta_energy(
     """Internal, switching and leakage energy in pJ of all cells in the time of `uniform_activity`."""
     assert STA is not None and given.wire_ff == 0
     # pins have one capacitance here, not the larger of rise and fall, and wires have none
-    text = re.sub(r"\b(rise_capacitance|fall_capacitance|default_wire_load) *:[^;]*;", "", read_text(library))
+    attributes = r"\b(rise_capacitance|fall_capacitance|default_wire_load|default_wire_load_selection) *:[^;]*;"
+    ranges = r"\b(rise|fall)_capacitance_range *\([^)]*\) *;"
+    text = re.sub(f"{attributes}|{ranges}", "", read_text(library))
     (folder / "library.lib").write_text(text)
     (folder / "top.v").write_text(_verilog(netlist, PowerLibrary(library)))
     period = 1e3 / given.clock_mhz
@@ -108,3 +117,21 @@ def _verilog(netlist: FlatNetlist, power: PowerLibrary) -> str:
     inputs, inner = sorted(map(name, nets - driven)), sorted(map(name, nets & driven))
     header = [f"module top ({', '.join(inputs)});", *(f"  input {port};" for port in inputs)]
     return "\n".join([*header, *(f"  wire {wire};" for wire in inner), *lines, "endmodule", ""])
+
+
+def compared(
+    netlist: FlatNetlist, library: Path, clock: str, rate: float, given: Assumptions, folder: Path
+) -> dict[str, float]:
+    """Our energy over OpenSTA's, of each kind."""
+    power = PowerLibrary(library)
+    ours = spent(netlist, power, uniform_activity(netlist, power, rate), given, elements=1)["stages"]
+    theirs = opensta_energy(netlist, library, clock, rate, given, folder)
+    # OpenSTA gives what is in front of the cells to nobody
+    return {kind: sum(ours[stage][kind] for stage in ours if stage != "inputs") / theirs[kind] for kind in KINDS}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        flat = replace(read_flat(Path(sys.argv[1]), "lightnorm"), memories=[])
+        given = Assumptions(wire_ff=0)
+        print(compared(flat, Path(sys.argv[2]), "clk", 0.1, given, Path(directory)))
