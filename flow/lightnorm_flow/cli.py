@@ -12,15 +12,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lightnorm.config import Config, ConfigError, load_config
-from lightnorm.generate import TOPS, generate
+from lightnorm.generate import TOP, TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
 from .compare import comparison_tables, make_comparison
 from .console import PlainTable, number, outcomes, print_error, print_pairs, print_table, steps
 from .designs import Design, ladder
+from .energy import Assumptions
+from .energy_report import energy_rows, energy_steps, make_energy, stage_rows
 from .explore import Grid, exploration_tables, grid_designs, make_exploration, parse_grid, read_grid
 from .files import write_json, write_npy
+from .gate_level import map_to_cells
 from .layers import read_layers
 from .measure import Job, executor, failures
 from .models import MODELS, model_layers
@@ -149,6 +152,13 @@ def _targets(given: list[str] | None) -> list[str]:
     return targets
 
 
+def _check_library(target: Path) -> None:
+    if target.suffix not in (".lib", ".gz"):
+        raise ValueError(f"--target must be a Liberty file (.lib, .lib.gz), not {str(target)!r}")
+    if not target.is_file():
+        raise ValueError(f"--target {target}: there is no such file")
+
+
 def _check_data(data: Path) -> None:
     if not data.is_dir():
         raise ValueError(f"--data {data}: there is no such folder (the repository has data/digits)")
@@ -217,6 +227,10 @@ def simulate_command(
         Path | None, typer.Option(help="A checkpoint: its layer's parameters and running statistics; needs PyTorch.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Of the checkpoint, such as features.1.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="A Liberty file (.lib, .lib.gz): run the netlist that synth makes for it instead."),
+    ] = None,
     passes: PassesOption = None,
     pipeline: PipelineOption = None,
     out: OutOption = None,
@@ -224,8 +238,9 @@ def simulate_command(
 ) -> None:
     """Run the emitted Verilog on a tensor and compare every output bit with the golden model.
 
-    Writes output.npy and simulate.json; in backward the output is the input's gradient, in a step it is in
-    grad_input.npy. With --from-torch also compares with the PyTorch layer, and writes the layer's tensors.
+    With --target the mapped gates instead of the Verilog. Writes output.npy and simulate.json; in backward the output
+    is the input's gradient, in a step it is in grad_input.npy. With --from-torch also compares with the PyTorch layer,
+    and writes the layer's tensors.
     """
     files = {
         "x": x, "weight": weight, "bias": bias, "running_mean": running_mean, "running_sigma": running_sigma,
@@ -234,20 +249,34 @@ def simulate_command(
     with _errors():
         built, folder = _open(config, out, passes, pipeline)
         check_mode(built, mode, files)
+        if target is not None:
+            _check_library(target)
+            if simulator != "verilator":
+                raise ValueError(
+                    f"--target needs --simulator verilator, not {simulator}: gates make undefined bits of defined ones"
+                )
         if from_torch is not None or layer is not None:
             files |= torch_layer(from_torch, layer, files, folder / "layer")
         tensors = load_tensors(built, files)
-        with steps(4, quiet=as_json) as step:
+        with steps(4 if target is None else 6, quiet=as_json) as step:
             step("computing the golden model")
             layers = prepare_layers(built, MODES[mode], tensors, eps=eps, momentum=momentum, chunks=chunks)
             step("generating the Verilog")
             generate(built, folder)
+            gates = None
+            if target is not None:
+                mapped = map_to_cells(
+                    folder / f"{TOP}.v", top=TOP, library=target, lanes=built.lanes, out_dir=folder / "gates", step=step
+                )
+                gates = mapped / "gates.v"
             outcomes = simulate(
-                layers, folder, simulator=simulator, stalls=stalls, seed=seed, waves=waves, step=step
+                layers, folder, simulator=simulator, stalls=stalls, seed=seed, waves=waves, gates=gates, step=step
             )
         if from_torch is not None:
             compare_with_torch(outcomes, built, tensors, eps=eps, momentum=momentum, chunks=chunks)
         reports = [outcome.report for outcome in outcomes]
+        if target is not None:
+            reports = [report | {"target": target.name} for report in reports]
         content = reports[0] if len(reports) == 1 else _combined(mode, reports)
         names = ("output.npy", "grad_input.npy")
         for name, outcome in zip(names, outcomes, strict=False):
@@ -293,7 +322,8 @@ def _print_simulation(config: Path, reports: list[dict[str, Any]]) -> None:
         ["beats per cycle", *(f"{report['beats_per_cycle']:.4f}" for report in reports)],
     ]
     header = ("", *(report["mode"] for report in reports))
-    print_table(f"{config.stem} in {reports[0]['simulator']}", header, rows)
+    what = f"{config.stem} on {reports[0]['target']}" if "target" in reports[0] else config.stem
+    print_table(f"{what} in {reports[0]['simulator']}", header, rows)
 
 
 @app.command("synth")
@@ -521,6 +551,45 @@ def _print_study(
         print(page)
     if failed := failures(designs):
         raise ToolError("\n".join(failed))
+
+
+@app.command("energy")
+def energy_command(
+    config: ConfigOption,
+    target: Annotated[Path, typer.Option(help="A Liberty file (.lib, .lib.gz).")],
+    data: Annotated[Path, typer.Option(help="Folder of activations and gradients.")] = Path("data/digits"),
+    wire: Annotated[float, typer.Option(help="Wire per driven pin, fF.")] = Assumptions.wire_ff,
+    clock: Annotated[float, typer.Option(help="Clock, MHz; leakage depends on it.")] = Assumptions.clock_mhz,
+    slew: Annotated[float, typer.Option(help="Of inputs and the clock, ns.")] = Assumptions.input_slew_ns,
+    memory: Annotated[float, typer.Option(help="fJ per bit read from or written to a memory.")] = (
+        Assumptions.memory_fj_per_bit
+    ),
+    traffic: Annotated[float, typer.Option(help="pJ per bit in or out, off chip.")] = 20.0,
+    passes: PassesOption = None,
+    pipeline: PipelineOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Energy per element: activity of the mapped gates on real tensors times the library's power; writes energy.json.
+
+    Every output bit is compared with the golden model. What the numbers are not is in docs/energy.md.
+    """
+    with _errors():
+        built, folder = _open(config, out, passes, pipeline)
+        _check_library(target)
+        _check_data(data)
+        given = Assumptions(wire_ff=wire, clock_mhz=clock, input_slew_ns=slew, memory_fj_per_bit=memory)
+        with steps(energy_steps(built), quiet=as_json) as step:
+            result = make_energy(
+                built, folder, data=data, library=target, given=given, traffic_pj=traffic, step=step
+            )
+    if as_json:
+        _print_json(result)
+        return
+    header = ("pJ per element", *result["runs"])
+    print_table(f"{config.stem} on {result['target']}, {result['voltage']:g} V", header, energy_rows(result))
+    print_table("stages", header, stage_rows(result))
+    print(folder / "energy.json")
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ timing and power tables, stays reachable through ``Cell.group``.
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Cell", "Group", "cell_models", "read_cells", "read_text"]
+__all__ = ["Cell", "Group", "cell_models", "read_cells", "read_library", "read_text", "truth_table"]
 
 STATEMENT = re.compile(
     r"""[\s;]* (?: (?P<end>\})
@@ -71,12 +71,17 @@ class Cell:
 
     def truth_table(self, output: str) -> int:
         """Truth table of a combinational output: bit i is its value when ``inputs`` are the bits of i, lowest first."""
-        expression = compile(_operators(self.functions[output]), self.name, "eval")
-        table = 0
-        for index in range(2 ** len(self.inputs)):
-            values = {name: index >> position & 1 for position, name in enumerate(self.inputs)}
-            table |= (eval(expression, {}, values) & 1) << index
-        return table
+        return truth_table(self.functions[output], self.inputs)
+
+
+def truth_table(function: str, inputs: Sequence[str]) -> int:
+    """Truth table of a Liberty expression: bit i is its value when ``inputs`` are the bits of i, lowest first."""
+    expression = compile(_operators(function), "<function>", "eval")
+    table = 0
+    for index in range(2 ** len(inputs)):
+        values = {name: index >> position & 1 for position, name in enumerate(inputs)}
+        table |= (eval(expression, {}, values) & 1) << index
+    return table
 
 
 def read_text(path: Path) -> str:
@@ -92,13 +97,18 @@ def read_text(path: Path) -> str:
     return data.decode(errors="replace")
 
 
-def read_cells(path: Path) -> dict[str, Cell]:
-    """All cells of a Liberty file, which may be gzip-compressed, by name."""
-    libraries = _parse(read_text(path), path).all("library")
-    cells = {group.names[0]: _cell(group) for library in libraries for group in library.all("cell")}
+def read_library(path: Path) -> tuple[Group, dict[str, Cell]]:
+    """The library of a Liberty file, which may be gzip-compressed, and its cells by name."""
+    library = next(iter(_parse(read_text(path), path).all("library")), Group("library", []))
+    cells = {group.names[0]: _cell(group) for group in library.all("cell")}
     if not cells:
         raise ValueError(f"Liberty file {path} describes no cells")
-    return cells
+    return library, cells
+
+
+def read_cells(path: Path) -> dict[str, Cell]:
+    """All cells of a Liberty file by name."""
+    return read_library(path)[1]
 
 
 def cell_models(liberty: Path, names: Collection[str] | None = None) -> str:
@@ -171,7 +181,7 @@ def _model(cell: Cell) -> str | None:
 
 
 def _state_model(state: Group) -> list[str]:
-    """The flip-flop or latch of a cell: its state and the complement of it."""
+    """The flip-flop or latch of a cell: its state, which begins at random, and the complement of it."""
     held, inverted = state.names
     given = state.attributes
     assign = "<=" if state.kind == "ff" else "="
@@ -186,7 +196,8 @@ def _state_model(state: Group) -> list[str]:
     else:
         head = "always @*"
         branches.append(f"if ({_operators(given['enable'])}) {held} = {_operators(given['data_in'])};")
-    return [f"reg {held};", f"wire {inverted} = ~{held};", f"{head} {' else '.join(branches)}"]
+    signals = [f"reg {held};", f"initial {held} = $random;", f"wire {inverted} = ~{held};"]
+    return [*signals, f"{head} {' else '.join(branches)}"]
 
 
 def _edge(expression: str) -> str:
@@ -207,6 +218,7 @@ def _clock_gate_model(cell: Cell) -> str | None:
     test = cell.pin_with("clock_gate_test_pin")
     body = [
         "reg enabled;",
+        "initial enabled = $random;",
         f"always @* if (!{clock}) enabled = {enable}{f' | {test}' if test else ''};",
         f"assign {output} = {clock} & enabled;",
     ]

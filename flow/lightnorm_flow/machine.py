@@ -35,6 +35,11 @@ class Timing:
     def of(cls, description: Mapping[str, Any]) -> Self:
         return cls(**description["latency"])
 
+    @property
+    def entry(self) -> int:
+        """Beats that can wait between the input and `reduce` or the buffer."""
+        return self.reduce - 1
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -112,11 +117,11 @@ class Machine(Traffic):
         return gone + self.timing.apply
 
     def _one_pass(self, channels: int, beats: int, latency: int) -> int:
-        buffer = _Buffer(beats, self.buffer_beats)
+        buffer, entry = _Buffer(beats, self.buffer_beats), self.timing.entry
         end, begin, handed, gone = 0, -latency, 0, 0
         for channel in range(channels):
             # the last beat of the channel before waits in `reduce` for its own program to begin
-            end = max(max(end + 1, begin) + beats - 1, buffer.room(channel))
+            end = max(max(end + 1, begin - entry) + beats - 1, buffer.room(channel) - entry)
             begin = max(end + self.timing.reduce, begin + latency, handed)
             handed = max(begin + latency, gone)
             buffer.taken.append(handed + 1)
@@ -147,12 +152,12 @@ class Machine(Traffic):
     def _through(self, buffer: "_Buffer", channel: int, start: int, handed: int) -> tuple[int, int, int]:
         """When the first and the last beat that go straight to `apply` come in, and when the last one leaves."""
         if not self.buffer_beats:
-            start = max(start, handed + 1)
+            start = max(start, handed + 1 - self.timing.entry)
             end = start + buffer.beats - 1
-            return start, end, end
+            return start, end, end + self.timing.entry
         taken = max(handed + 1, start + self.timing.buffer)
         buffer.taken.append(taken)
-        end = max(start + buffer.beats - 1, buffer.room(channel))
+        end = max(start + buffer.beats - 1, buffer.room(channel) - self.timing.entry)
         return start, end, max(taken + buffer.beats - 1, end + self.timing.buffer)
 
 

@@ -122,18 +122,19 @@ def simulate(
     stalls: str = "none",
     seed: int = 0,
     waves: bool = False,
+    gates: Path | None = None,
     step: Step = lambda message: None,
 ) -> list[Outcome]:
-    """Run the layers back to back on the Verilog in the folder `machine`.
+    """Run the layers back to back on the Verilog in the folder `machine`, or on its netlist `gates`.
 
     Takes two steps. With `waves` the folder gets waves.vcd. Raises ToolError, and SimulationError if the machine breaks
     a rule of its streams.
     """
     if stalls not in STALL_PATTERNS:
         raise ValueError(f"--stalls must be {', '.join(STALL_PATTERNS)}, not {stalls!r}")
-    step(f"compiling the Verilog with {simulator}")
+    step(f"compiling the {'netlist' if gates else 'Verilog'} with {simulator}")
     ports = read_ports(machine / "lightnorm.json")
-    built = build(machine / "lightnorm.v", ports, simulator, machine / "sim", waves=waves)
+    built = build(gates or machine / "lightnorm.v", ports, simulator, machine / "sim", waves=waves)
     beats = sum(layer.run.output_beats for layer in layers)
     step(f"simulating {beats:,} beats with {simulator}")
     directory = machine / "sim" / "waves" if waves else None
@@ -169,7 +170,7 @@ def simulate(
 
 
 def bits_moved(layer: Layer, ports: Ports) -> int:
-    """In and out: beats as long as they are (an output beat as its format is), per-channel words."""
+    """Bits of a run, in and out: beats as long as they are (an output beat as its format is), per-channel words."""
     run, fmt = layer.run, layer.blocks.format
     bits = run.output_beats * layer.lanes // fmt.block_size * fmt.block_bits
     bits += 32 * (len(run.parameters) + run.result_words)

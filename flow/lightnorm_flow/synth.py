@@ -75,7 +75,9 @@ design -pop
 FINISH = """\
 tee -q -o statistics.json stat -json -top {root}{options}
 write_verilog -noattr netlist.v
+write_rtlil netlist.il
 """
+NETLISTS = ("netlist.v", "netlist.il")
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,15 @@ def synthesize(
 
     ``target`` is "generic", "ecp5", "ice40", "xilinx" or the path of a Liberty file (.lib, .lib.gz). ``clock_ns``, with
     a Liberty file: map for this clock period instead of for area, and measure the clock (`timing`). ``out_dir`` gets
-    synth.json, the mapped netlist.v and yosys.log. Raises ValueError for what cannot be read, ToolError if Yosys fails.
+    synth.json, yosys.log and the mapped netlist, as netlist.v and for Yosys as netlist.il. Raises ValueError for what
+    cannot be read, ToolError if Yosys fails.
     """
     if lanes < 1:
         raise ValueError(f"lanes must be at least 1, not {lanes}")
     design = _read_design(verilog, top, unit)
     if clock_ns is not None and (target in TARGETS or clock_ns <= 0):
         raise ValueError(f"a clock period must be positive, and is for Liberty files; not {clock_ns:g} ns on {target}")
-    for stale in ("synth.json", "netlist.v"):
+    for stale in ("synth.json", *NETLISTS):
         (out_dir / stale).unlink(missing_ok=True)
     cells: dict[str, Cell] = {}
     library_text = ""
@@ -131,7 +134,7 @@ def synthesize(
     progress(f"synthesizing {design.root} for {target}")
     if clock_ns is not None:
         design = replace(design, stages=())  # a path may cross stages
-    statistics, memories, netlist = _run(design, recipe, target == "generic", out_dir / "yosys.log")
+    statistics, memories, netlists = _run(design, recipe, target == "generic", out_dir / "yosys.log")
     modules = {name: _measure(name, statistics, target, cells, design) for name in statistics}
     result: dict[str, Any] = {"target": target, "tool": f"yosys {yosys_version()}", "top": design.root, "lanes": lanes}
     for key in modules[design.root]:
@@ -142,7 +145,7 @@ def synthesize(
         progress(f"timing {design.root}")
         log = (out_dir / "yosys.log").read_text(errors="replace")
         result["clock_ns"] = clock_ns
-        result |= measure_clock(netlist, library_text, top=design.root, clock_ns=clock_ns, yosys_log=log)
+        result |= measure_clock(netlists["netlist.v"], library_text, top=design.root, clock_ns=clock_ns, yosys_log=log)
     result["buffer_bits"] = sum(memory["width"] * memory["depth"] for memory in memories)
     result["memories"] = memories
     size = "logic_area_um2" if cells else "luts" if target in FPGAS else "transistors"
@@ -152,7 +155,8 @@ def synthesize(
         name: {**modules[name], "cell_types": dict(sorted(module["num_cells_by_type"].items()))}
         for name, module in statistics.items()
     }
-    _write(out_dir / "netlist.v", netlist)
+    for name, netlist in netlists.items():
+        _write(out_dir / name, netlist)
     _write(out_dir / "synth.json", json.dumps(result, indent=2) + "\n")
     return result
 
@@ -182,8 +186,10 @@ def _library_path(target: str) -> Path:
     return path
 
 
-def _run(design: Design, recipe: Recipe, gates: bool, log: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """Runs Yosys; returns its statistics of each module, the memories, and the mapped netlist."""
+def _run(
+    design: Design, recipe: Recipe, gates: bool, log: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, str]]:
+    """Runs Yosys; returns its statistics of each module, the memories, and the mapped netlist in its forms."""
     keep = "".join(f"setattr -mod -set keep_hierarchy 1 {name}\n" for name in design.stages)
     options = " -tech cmos" if gates else ""
     script = READ.format(root=design.root, keep_stages=keep) + LIST_MEMORIES + recipe.script
@@ -194,9 +200,9 @@ def _run(design: Design, recipe: Recipe, gates: bool, log: Path) -> tuple[dict[s
         run_yosys(script, log=log, cwd=Path(folder))
         statistics = json.loads(Path(folder, "statistics.json").read_text())["modules"]
         memories = json.loads(Path(folder, "memories.json").read_text())["modules"]
-        netlist = Path(folder, "netlist.v").read_text()
+        netlists = {name: Path(folder, name).read_text() for name in NETLISTS}
     modules = {name.lstrip("\\"): module for name, module in statistics.items()}
-    return modules, list(_memories(design, memories)), netlist
+    return modules, list(_memories(design, memories)), netlists
 
 
 def _memories(design: Design, modules: dict[str, Any]) -> Iterable[dict[str, Any]]:

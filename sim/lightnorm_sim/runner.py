@@ -96,7 +96,7 @@ class Build:
         where.mkdir(parents=True, exist_ok=True)
         self._write(where, runs, counts, stalls, seed, patience)
         try:
-            self._simulate(where, timeout)
+            self._simulate(where, timeout, seed)
             logs = {name: read_log(where, name) for name in counts}
             check(logs, counts, patience)
         except SimulationError as error:
@@ -144,10 +144,10 @@ class Build:
                 raise ValueError(f"patience must exceed the longest rest, {pattern.longest} cycles, not be {patience}")
             write_stream(where, name, pattern.encode(f"{seed} {name}"), sum(counts[name]), words.get(name, []), width)
 
-    def _simulate(self, where: Path, timeout: float) -> None:
+    def _simulate(self, where: Path, timeout: float, seed: int) -> None:
         """Run the simulator until the harness has finished."""
         log = where / "simulator.log"
-        command = SIMULATORS[self.simulator].command(self.directory, waves=self.waves)
+        command = SIMULATORS[self.simulator].command(self.directory, waves=self.waves, seed=seed)
         environment = cocotb_environment() | {"COCOTB_RESULTS_FILE": str(where / "results.xml")}
         with log.open("wb") as output:
             try:

@@ -51,8 +51,8 @@ class Simulator(ABC):
         """Compile the module ``harness`` into ``directory``; ``cache`` is for what all designs share."""
 
     @abstractmethod
-    def command(self, directory: Path, *, waves: bool) -> list[str]:
-        """The command that runs what was compiled there."""
+    def command(self, directory: Path, *, waves: bool, seed: int) -> list[str]:
+        """The command that runs what was compiled there; `seed` is of the design's own $random, where it has any."""
 
 
 class Icarus(Simulator):
@@ -69,7 +69,7 @@ class Icarus(Simulator):
         command = ["iverilog", "-g2005", "-s", TOP, "-f", options.name, *define, "-o", "sim.vvp", *map(str, sources)]
         run_tools({"compile": command}, directory)
 
-    def command(self, directory: Path, *, waves: bool) -> list[str]:
+    def command(self, directory: Path, *, waves: bool, seed: int) -> list[str]:
         library = cocotb_tools.config.lib_entry("vpi", "icarus")
         return ["vvp", "-n", "-m", library, str(directory / "sim.vvp")]
 
@@ -86,7 +86,7 @@ class Verilator(Simulator):
         make_once(library, self._compile_library)
 
         executable, root, _ = _find_verilator()
-        trace = ["--trace-vcd"] if waves else []
+        trace = ["--trace-vcd", "--trace-max-width", str(1 << 20)] if waves else []
         translate = [executable, *VERILATOR_OPTIONS, *trace, "-Mdir", "cpp", *map(str, sources)]
         run_tools({"translate": translate}, directory, environment={"VERILATOR_ROOT": str(root)})
 
@@ -114,8 +114,9 @@ class Verilator(Simulator):
         compiler = [*_cxx_command(root), "-O1", "-c"]
         run_tools({name: [*compiler, root / "include" / f"{name}.cpp"] for name in VERILATOR_LIBRARY}, directory)
 
-    def command(self, directory: Path, *, waves: bool) -> list[str]:
-        return [str(directory / "sim"), *(["--trace", "--trace-file", WAVES] if waves else [])]
+    def command(self, directory: Path, *, waves: bool, seed: int) -> list[str]:
+        trace = ["--trace", "--trace-file", WAVES] if waves else []
+        return [str(directory / "sim"), f"+verilator+seed+{seed + 1}", *trace]
 
 
 SIMULATORS: dict[str, Simulator] = {"verilator": Verilator(), "icarus": Icarus()}

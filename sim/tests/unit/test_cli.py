@@ -247,6 +247,48 @@ def test_wrong_target(place: Place, command: tuple[str, ...], target: str, messa
     assert refuse(place, *command, "--config", "{}/c.toml", "--out", "{}/out", "--target", target) == message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target", "ecp5"), "--target must be a Liberty file (.lib, .lib.gz), not 'ecp5'"),
+        (("--target", "none.lib"), "--target none.lib: there is no such file"),
+        (
+            ("--target", "{}/cells.lib", "--simulator", "icarus"),
+            "--target needs --simulator verilator, not icarus: gates make undefined bits of defined ones",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_gates(place: Place, arguments: tuple[str, ...], message: str) -> None:
+    (place.folder / "cells.lib").write_text("")
+    assert refuse(place, *SIMULATE, *arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target", "generic"), "--target must be a Liberty file (.lib, .lib.gz), not 'generic'"),
+        (("--target", "none.lib"), "--target none.lib: there is no such file"),
+        (
+            ("--target", "{}/cells.lib"),
+            "--data data/digits: there is no such folder (the repository has data/digits)",
+        ),
+        (
+            ("--target", "{}/cells.lib", "--data", "{}", "--wire", "-1"),
+            "wire_ff must be a number of at least 0, not -1.0",
+        ),
+        (("--target", "{}/cells.lib", "--data", "{}", "--clock", "0"), "clock_mhz must be a number above 0, not 0.0"),
+        (
+            ("--target", "{}/cells.lib", "--data", "{}", "--traffic", "nan"),
+            "traffic_pj_per_bit must be a number of at least 0, not nan",
+        ),
+        (("--target", "{}/cells.lib", "--data", "{}"), "--data {}/activation.npy: there is no such file"),
+    ],
+)  # fmt: skip
+def test_wrong_energy(place: Place, arguments: tuple[str, ...], message: str) -> None:
+    (place.folder / "cells.lib").write_text("")
+    assert refuse(place, "energy", "--config", "{}/c.toml", "--out", "{}/out", *arguments) == message
+
+
 @pytest.mark.usefixtures("quick_generate")
 def test_library_that_is_none(place: Place) -> None:
     (place.folder / "bad.lib").write_text("this is no library")
