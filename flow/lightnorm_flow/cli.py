@@ -17,6 +17,8 @@ from lightnorm_sim import SimulationError
 
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
+from .nextpnr import tool_version
+from .place_route import PARTS, place_and_route
 from .report import make_report, report_rows, report_steps
 from .simulate import (
     MODES,
@@ -267,6 +269,47 @@ def synth_command(
     ordered = sorted(result["stages"].items(), key=lambda item: -item[1])
     print_table("stages", ("stage", size), [(name, number(value)) for name, value in ordered])
     print(folder / "synth.json")
+
+
+@app.command("pnr")
+def pnr_command(
+    config: ConfigOption,
+    target: Annotated[
+        Literal["ecp5", "ice40"], typer.Option(help=", ".join(f"{name}: {part.name}" for name, part in PARTS.items()))
+    ] = "ecp5",
+    top: TopOption = "core",
+    clock: Annotated[float, typer.Option("--clock", min=1, max=1000, help="What the tools aim at, MHz.")] = 100.0,
+    passes: PassesOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Place and route with nextpnr; writes pnr.json (clock, resources, critical path), yosys.log and nextpnr.log.
+
+    Needs the extra fpga: pip install "lightnorm[fpga]". The machine gets a register at every port.
+    """
+    with _errors():
+        built, folder = _open(config, out, passes)
+        tool_version(PARTS[target].nextpnr)
+        with steps(3, quiet=as_json) as step:
+            step("generating the Verilog")
+            generate(built, folder, top=top)
+            result = place_and_route(
+                folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, clock_mhz=clock, progress=step
+            )
+    if as_json:
+        _print_json(result)
+        return
+    _print_placed(f"{config.stem}: {result['top']} on {result['part']}", result)
+    print(folder / "pnr.json")
+
+
+def _print_placed(title: str, result: dict[str, Any]) -> None:
+    path = result["critical_path"]
+    rows = {"clock, MHz": f"{result['fmax_mhz']:.1f}", "goal, MHz": f"{result['goal_mhz']:g}"}
+    rows |= {name: f"{n['used']:,} of {n['available']:,}" for name, n in result["resources"].items()}
+    rows |= {"critical path, ns": f"{path['ns']:.1f}, of it routing {path['routing_ns']:.1f}",
+             "levels": str(path["levels"]), "from": path["from"], "to": path["to"]}  # fmt: skip
+    print_pairs(title, rows)
 
 
 @app.command("report")
