@@ -54,7 +54,8 @@ OutOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 TopOption = Annotated[
-    Literal["core", "axi"], typer.Option("--top", help="The bare machine, or the machine on AXI buses.")
+    Literal["core", "axi", "uart"],
+    typer.Option("--top", help="The bare machine, the machine on AXI buses, or behind a serial line."),
 ]
 SimulatorOption = Annotated[Literal["verilator", "icarus"], typer.Option("--simulator", help="Simulator to use.")]
 TARGET_HELP = f"{', '.join(TARGETS)}, or a Liberty file (.lib, .lib.gz)"
@@ -113,7 +114,7 @@ def generate_command(
     """Write lightnorm.v and lightnorm.json (resolved configuration, hash, ports, latency).
 
     With --top axi: lightnorm_axi.v and lightnorm_axi.json, its registers as a C header and as a page, an
-    instantiation, constraints, and a FuseSoC core.
+    instantiation, constraints, and a FuseSoC core. With --top uart: lightnorm_uart.v and lightnorm_uart.json.
     """
     with _errors():
         built, folder = _open(config, out, passes)
