@@ -15,6 +15,7 @@ from lightnorm.generate import TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
+from .bitstream import BOARDS, make_bitstream
 from .console import number, print_error, print_pairs, print_table, steps
 from .files import write_json, write_npy
 from .nextpnr import tool_version
@@ -311,6 +312,43 @@ def _print_placed(title: str, result: dict[str, Any]) -> None:
     rows |= {"critical path, ns": f"{path['ns']:.1f}, of it routing {path['routing_ns']:.1f}",
              "levels": str(path["levels"]), "from": path["from"], "to": path["to"]}  # fmt: skip
     print_pairs(title, rows)
+
+
+@app.command("bitstream")
+def bitstream_command(
+    board: Annotated[Literal["ulx3s_85f", "ice40_hx8k_b_evn"], typer.Option("--board", help="The board.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A TOML file.", show_default="what docs/board.md says for the board"),
+    ] = None,
+    passes: PassesOption = None,
+    baud: Annotated[int, typer.Option("--baud", min=1200, max=4_000_000, help="Of the serial line.")] = 500_000,
+    divide: Annotated[
+        Literal["1", "2", "4", "8"] | None,
+        typer.Option("--divide", help="The board's clock by this.", show_default="what the board's design needs"),
+    ] = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a bitstream: the machine behind the board's serial port; docs/board.md has the host's program.
+
+    Writes the bitstream, bitstream.json and bitstream.md (clock, resources), lightnorm_uart.v, lightnorm_uart.json and
+    logs. Needs the extra fpga: pip install "lightnorm[fpga]".
+    """
+    entry = BOARDS[board]
+    with _errors():
+        path = config or Path(entry.config)
+        chosen = passes or (entry.passes if config is None else None)
+        built, folder = _open(path, out or Path("build") / board, chosen)
+        with steps(4, quiet=as_json) as step:
+            result = make_bitstream(
+                built, board, folder, baud=baud, divide=int(divide) if divide else entry.divide, progress=step
+            )
+    if as_json:
+        _print_json(result)
+        return
+    _print_placed(f"{path.stem} on {board}", result)
+    print(folder / result["bitstream"])
 
 
 @app.command("report")

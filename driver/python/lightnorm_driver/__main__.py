@@ -29,7 +29,7 @@ def _arguments() -> argparse.ArgumentParser:
         prog="python -m lightnorm_driver", description="Send a tensor to a board with LightNorm and receive the result."
     )
     parser.add_argument("--port", required=True, help="serial port, such as /dev/ttyUSB0 or COM3")
-    parser.add_argument("--baud", type=int, default=1_000_000, help="as the bitstream was built (default: %(default)s)")
+    parser.add_argument("--baud", type=int, default=500_000, help="as the bitstream was built (default: %(default)s)")
     parser.add_argument("--description", type=Path, required=True, help="lightnorm_uart.json, made with the bitstream")
     parser.add_argument("--mode", choices=("train", "infer", "backward"), default="train")
     parser.add_argument("--input", type=Path, required=True, help="x, a .npy file (N, C, *spatial)")

@@ -1,6 +1,6 @@
 """Registers and streams of a block behind a serial line: the other end of `lightnorm.board.bridge` (format there).
 
-    device = connect(port, description)        # port: serial.Serial("/dev/ttyUSB0", 1_000_000, timeout=0.5)
+    device = connect(port, description)        # port: serial.Serial("/dev/ttyUSB0", 500_000, timeout=0.5)
     result = device.train(x)
 
 A request that is not answered, or whose reply is damaged, is sent again with the same number; the board carries out

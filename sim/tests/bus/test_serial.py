@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyosys
 import pytest
 
 from lightnorm.config import ConfigError, load_config
 from lightnorm.generate import generate
+from lightnorm.yosys import run_yosys
 from lightnorm_driver.__main__ import main
+from lightnorm_flow.place_route import PARTS
 from lightnorm_sim import lint
 
 from .axi import HERE, generated, run
 
 TINY = HERE.parents[2] / "configs" / "tiny.toml"
+CELLS = Path("share", "ice40", "cells_sim.v")
 
 
 @pytest.mark.parametrize("test", ["program_of_the_host", "disturbed", "requests", "noise", "given_up"])
@@ -74,3 +79,19 @@ def test_errors_of_the_program(
     assert main([*common, *arguments], no_port) == 1  # type: ignore[arg-type]
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not Path("y.npy").exists()
+
+
+@pytest.mark.slow
+def test_mapped(tmp_path: Path) -> None:
+    """What `lightnorm bitstream` hands to place and route for an iCE40, cell by cell, with the same host."""
+    verilog = generated(HERE / "inference.toml", "uart") / "lightnorm_uart.v"
+    (tmp_path / "design.v").write_text(verilog.read_text())
+    script = f"read_verilog design.v\n{PARTS['ice40'].synthesis} -top lightnorm_uart\nwrite_verilog netlist.v\n"
+    run_yosys(script, log=tmp_path / "map.log", cwd=tmp_path)
+    cells = "`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + (Path(pyosys.__file__).parent / CELLS).read_text()
+    mapped = tmp_path / "lightnorm_uart.v"
+    mapped.write_text(cells + (tmp_path / "netlist.v").read_text())
+    shutil.copy(verilog.with_suffix(".json"), tmp_path)
+    problem = run("inference_only", tmp_path / "mapped", simulator="icarus", config=HERE / "inference.toml",
+                  verilog=mapped, top="uart", bench="serial_bench")  # fmt: skip
+    assert problem is None, problem
