@@ -70,7 +70,8 @@ class OnBoard(Elaboratable):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         port = platform.request("uart", 0, dir="-")
-        m.submodules.rx, m.submodules.tx = rx, tx = io.Buffer("i", port.rx), io.Buffer("o", port.tx)
+        rx, tx = io.Buffer(io.Direction.Input, port.rx), io.Buffer(io.Direction.Output, port.tx)
+        m.submodules.rx, m.submodules.tx = rx, tx
         domain = "sync"
         if self.divide > 1:
             domain = "slow"
@@ -80,7 +81,7 @@ class OnBoard(Elaboratable):
             m.d.comb += ClockSignal("slow").eq(count[-1])
         awake = Signal(4)  # 0 when the device wakes up; the machine's own registers are undefined until they are reset
         m.d[domain] += awake.eq(Mux(awake.all(), awake, awake + 1))
-        m.submodules.machine = Instance(
+        m.submodules.serial = Instance(
             MODULE,
             i_clk=ClockSignal(domain),
             i_rst=~awake.all(),
@@ -102,10 +103,10 @@ def make_bitstream(
 ) -> dict[str, Any]:
     """Build for the board ``name``; returns what ``out_dir``/bitstream.json then holds.
 
-    ``divide``: a power of two by which the board's clock is divided. ``out_dir`` also gets the bitstream and the file of
-    its pins, both named after the board, bitstream.md, lightnorm_uart.v, lightnorm_uart.json for the host, and logs.
-    Raises ValueError for a baud rate that the clock cannot make, ToolError if the design does not close at its clock; no
-    bitstream is left then.
+    ``divide``: a power of two by which the board's clock is divided. ``out_dir`` also gets the bitstream and the file
+    of its pins, both named after the board, bitstream.md, lightnorm_uart.v, lightnorm_uart.json for the host, and logs.
+    Raises ValueError for a baud rate that the clock cannot make, ToolError if the design does not close at its clock;
+    no bitstream is left then.
     """
     board = BOARDS[name]
     part = PARTS[board.part]
