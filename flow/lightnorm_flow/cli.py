@@ -16,6 +16,7 @@ from lightnorm.generate import TOP, TOPS, generate
 from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
+from .bitstream import BOARDS, make_bitstream
 from .compare import comparison_tables, make_comparison
 from .console import PlainTable, number, outcomes, print_error, print_pairs, print_table, steps
 from .designs import Design, ladder
@@ -27,7 +28,9 @@ from .gate_level import map_to_cells
 from .layers import read_layers
 from .measure import Job, executor, failures
 from .models import MODELS, model_layers
+from .nextpnr import tool_version
 from .packaging import package, write_readme
+from .place_route import PARTS, place_and_route
 from .plan import DRAM_PJ_PER_BIT, check_plan, make_plan, plan_notes, plan_tables, read_energy
 from .report import FILES, make_report, report_rows, report_steps
 from .simulate import (
@@ -82,7 +85,8 @@ OutOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 TopOption = Annotated[
-    Literal["core", "axi"], typer.Option("--top", help="The bare machine, or the machine on AXI buses.")
+    Literal["core", "axi", "uart"],
+    typer.Option("--top", help="The bare machine, the machine on AXI buses, or behind a serial line."),
 ]
 SimulatorOption = Annotated[Literal["verilator", "icarus"], typer.Option("--simulator", help="Simulator to use.")]
 TARGET_HELP = f"{', '.join(TARGETS)}, or a Liberty file (.lib, .lib.gz)"
@@ -180,7 +184,8 @@ def generate_command(
     """Write lightnorm.v, lightnorm.json (resolved configuration, hash, ports, latency) and a README.md.
 
     With --top axi: lightnorm_axi.v and lightnorm_axi.json, its registers as a C header and as a page, an
-    instantiation, constraints, and what FuseSoC, Vivado and LiteX take it in by.
+    instantiation, constraints, and what FuseSoC, Vivado and LiteX take it in by. With --top uart: lightnorm_uart.v and
+    lightnorm_uart.json.
     """
     with _errors():
         built, folder = _open(config, out, passes, pipeline)
@@ -367,6 +372,84 @@ def synth_command(
     ordered = sorted(result["stages"].items(), key=lambda item: -item[1])
     print_table("stages", ("stage", size), [(name, number(value)) for name, value in ordered])
     print(folder / "synth.json")
+
+
+@app.command("pnr")
+def pnr_command(
+    config: ConfigOption,
+    target: Annotated[
+        Literal["ecp5", "ice40"], typer.Option(help=", ".join(f"{name}: {part.name}" for name, part in PARTS.items()))
+    ] = "ecp5",
+    top: TopOption = "core",
+    clock: Annotated[float, typer.Option("--clock", min=1, max=1000, help="What the tools aim at, MHz.")] = 100.0,
+    passes: PassesOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Place and route with nextpnr; writes pnr.json (clock, resources, critical path), yosys.log and nextpnr.log.
+
+    Needs the extra fpga: pip install "lightnorm[fpga]". The machine gets a register at every port.
+    """
+    with _errors():
+        built, folder = _open(config, out, passes)
+        tool_version(PARTS[target].nextpnr)
+        with steps(3, quiet=as_json) as step:
+            step("generating the Verilog")
+            generate(built, folder, top=top)
+            result = place_and_route(
+                folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, clock_mhz=clock, progress=step
+            )
+    if as_json:
+        _print_json(result)
+        return
+    _print_placed(f"{config.stem}: {result['top']} on {result['part']}", result)
+    print(folder / "pnr.json")
+
+
+def _print_placed(title: str, result: dict[str, Any]) -> None:
+    path = result["critical_path"]
+    rows = {"clock, MHz": f"{result['fmax_mhz']:.1f}", "goal, MHz": f"{result['goal_mhz']:g}"}
+    rows |= {name: f"{n['used']:,} of {n['available']:,}" for name, n in result["resources"].items()}
+    rows |= {"critical path, ns": f"{path['ns']:.1f}, of it routing {path['routing_ns']:.1f}",
+             "levels": str(path["levels"]), "from": path["from"], "to": path["to"]}  # fmt: skip
+    print_pairs(title, rows)
+
+
+@app.command("bitstream")
+def bitstream_command(
+    board: Annotated[Literal["ulx3s_85f", "ice40_hx8k_b_evn"], typer.Option("--board", help="The board.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A TOML file.", show_default="what docs/board.md says for the board"),
+    ] = None,
+    passes: PassesOption = None,
+    baud: Annotated[int, typer.Option("--baud", min=1200, max=4_000_000, help="Of the serial line.")] = 500_000,
+    divide: Annotated[
+        Literal["1", "2", "4", "8"] | None,
+        typer.Option("--divide", help="The board's clock by this.", show_default="what the board's design needs"),
+    ] = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a bitstream: the machine behind the board's serial port; docs/board.md has the host's program.
+
+    Writes the bitstream, bitstream.json and bitstream.md (clock, resources), lightnorm_uart.v, lightnorm_uart.json and
+    logs. Needs the extra fpga: pip install "lightnorm[fpga]".
+    """
+    entry = BOARDS[board]
+    with _errors():
+        path = config or Path(entry.config)
+        chosen = passes or (entry.passes if config is None else None)
+        built, folder = _open(path, out or Path("build") / board, chosen)
+        with steps(4, quiet=as_json) as step:
+            result = make_bitstream(
+                built, board, folder, baud=baud, divide=int(divide) if divide else entry.divide, progress=step
+            )
+    if as_json:
+        _print_json(result)
+        return
+    _print_placed(f"{path.stem} on {board}", result)
+    print(folder / result["bitstream"])
 
 
 @app.command("report")

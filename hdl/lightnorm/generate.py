@@ -11,6 +11,7 @@ from typing import Any
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from .board import SerialLightNorm
 from .bus.documents import beat_bytes, c_header, ip_xact, register_page, system_rdl
 from .bus.package import instance_template, sdc, with_attributes, xdc
 from .bus.registers import WORD_BYTES
@@ -22,8 +23,11 @@ from .yosys import run_yosys, yosys_version
 __all__ = ["TOP", "TOPS", "generate"]
 
 TOP = "lightnorm"
-TOPS = {"core": TOP, "axi": f"{TOP}_axi"}
-"""What can be generated, and the name of its module: the bare machine, or the machine on AXI buses."""
+TOPS = {"core": TOP, "axi": f"{TOP}_axi", "uart": f"{TOP}_uart"}
+"""What can be generated, and the name of its module: the bare machine, on AXI buses, or behind a serial line."""
+COMPONENTS = {"core": Core, "axi": LightNorm, "uart": SerialLightNorm}
+
+Component = Core | LightNorm | SerialLightNorm
 
 HEADER = """\
 // LightNorm {version}: batch normalization in block floating point. Generated: change the configuration, not this file.
@@ -121,10 +125,10 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _ports(component: Core | LightNorm) -> dict[str, dict[str, Any]]:
+def _ports(component: Component) -> dict[str, dict[str, Any]]:
     """Direction and width of each port of the Verilog module."""
     clocked = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
-    ports = clocked if isinstance(component, Core) else {}
+    ports = {} if isinstance(component, LightNorm) else clocked
     for path, member, value in component.signature.flatten(component):
         direction = "input" if member.flow is wiring.In else "output"
         width = len(value.as_value() if hasattr(value, "as_value") else value)
@@ -141,7 +145,7 @@ def _latency(core: Core) -> dict[str, Any]:
     return {"coefficients": core.coefficients.latency, **around}
 
 
-def _verilog(component: Core | LightNorm, name: str, log: Path) -> str:
+def _verilog(component: Component, name: str, log: Path) -> str:
     text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
         work = Path(directory)
@@ -193,17 +197,19 @@ def _bus_description(component: LightNorm) -> dict[str, Any]:
 def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, Any]:
     """Write a configuration's Verilog and its description into `out_dir`, and return the description.
 
-    `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`) or "axi"
-    (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, SystemRDL, IP-XACT and as a
-    page, instantiation, constraints). The Verilog is plain Verilog-2005, the same bytes every time. The
-    description has the resolved configuration and its hash, every port, and latencies in cycles (`_latency`); of "axi"
-    also registers and beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails;
-    nothing is left half-written.
+    `top` is "core" (`lightnorm.v`, `lightnorm.json`: one clock `clk` and a synchronous reset `rst`), "axi"
+    (`lightnorm_axi.v`, `lightnorm_axi.json` and the files of `bus`: registers in C, SystemRDL, IP-XACT and as a page,
+    instantiation, constraints) or "uart" (`lightnorm_uart.v`, `lightnorm_uart.json`: as "core", a serial line instead
+    of streams). The Verilog is plain Verilog-2005, the same bytes every time. The description has the resolved
+    configuration and its hash, every port, and latencies in cycles (`_latency`); of "axi" and "uart" also registers and
+    beats. Raises ValueError for another `top`, ToolError where Yosys is missing or fails; nothing is left half-written.
     """
     if top not in TOPS:
-        raise ValueError(f"top must be {' or '.join(TOPS)}, not {top!r}")
+        raise ValueError(f"top must be one of {', '.join(TOPS)}, not {top!r}")
     name = TOPS[top]
-    component = Core(config) if top == "core" else LightNorm(config)
+    component = COMPONENTS[top](config)
+    machine = component.machine if isinstance(component, SerialLightNorm) else component
+    core = machine if isinstance(machine, Core) else machine.core
     out_dir.mkdir(parents=True, exist_ok=True)
     body = _verilog(component, name, out_dir / "generate.log")
     resolved = config.resolved()
@@ -216,7 +222,6 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         config=json.dumps(resolved, sort_keys=True),
     )
     ports = _ports(component)
-    core = component if isinstance(component, Core) else component.core
     description = {
         "name": name,
         "hash": config.hash,
@@ -226,11 +231,12 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         "latency": _latency(core),
         "tools": {"lightnorm": _version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
     }
+    if isinstance(machine, LightNorm):
+        description |= _bus_description(machine)
     files = {}
     if isinstance(component, LightNorm):
         attributes = {port: getattr(component, port).attrs for port in ports if getattr(component, port).attrs}
         body = with_attributes(body, name, attributes)
-        description |= _bus_description(component)
         files = _bus_files(component, name, ports)
     files |= {f"{name}.v": header + body, f"{name}.json": json.dumps(description, indent=2) + "\n"}
     for file, content in files.items():

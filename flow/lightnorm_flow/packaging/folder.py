@@ -8,7 +8,7 @@ from typing import Any
 
 from lightnorm.bus import register_map
 from lightnorm.config import Config
-from lightnorm.generate import generate
+from lightnorm.generate import TOPS, generate
 
 from ..files import write_text
 from .fusesoc import fusesoc_core
@@ -41,5 +41,7 @@ def package(config: Config, folder: Path, *, top: str = "core") -> dict[str, Any
 def write_readme(
     config: Config, folder: Path, description: Mapping[str, Any], resources: Mapping[str, Any] | None = None
 ) -> None:
-    """The README.md of what `package` wrote, with the sizes that `synthesize` found."""
-    write_text(folder / "README.md", readme(config, description, resources))
+    """The README.md of what `package` wrote, with the sizes that `synthesize` found; none behind a serial line, which
+    is docs/board.md's subject."""
+    if description["name"] != TOPS["uart"]:
+        write_text(folder / "README.md", readme(config, description, resources))

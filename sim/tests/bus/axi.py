@@ -1,4 +1,4 @@
-"""A machine on AXI buses in a simulator, and the cocotb tests that drive it."""
+"""A machine on AXI buses or behind a serial line in a simulator, and the cocotb tests that drive it."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def generated(config: Path = MACHINE) -> Path:
+def generated(config: Path = MACHINE, top: str = "axi") -> Path:
     """The folder that `lightnorm generate` made of a configuration, once per process."""
-    folder = Path(_directory().name) / config.stem
-    package(load_config(config), folder, top="axi")
+    folder = Path(_directory().name) / f"{config.stem}-{top}"
+    package(load_config(config), folder, top=top)
     shutil.copy(config, folder / "config.toml")
     return folder
 
 
-def frame(ports: Mapping[str, tuple[str, int]]) -> str:
-    """A module `harness` with the machine's ports, which cocotb may drive."""
+def frame(ports: Mapping[str, tuple[str, int]], top: str = TOP) -> str:
+    """A module `harness` with the ports of the module `top`, which cocotb may drive."""
     declared = ",\n".join(
         f"    {direction} wire [{width - 1}:0] {name} /*verilator public_flat_rw*/" if width > 1 else
         f"    {direction} wire {name} /*verilator public_flat_rw*/"
         for name, (direction, width) in ports.items()
     )  # fmt: skip
     connected = ", ".join(f".{name}({name})" for name in ports)
-    return f"module harness (\n{declared}\n);\n    {TOP} dut ({connected});\nendmodule\n"
+    return f"module harness (\n{declared}\n);\n    {top} dut ({connected});\nendmodule\n"
 
 
 @functools.cache
 def compiled(simulator: str, verilog: Path) -> Path:
     """The folder of the compiled simulation."""
     tool = SIMULATORS[simulator]
-    harness = frame(read_ports(verilog.with_suffix(".json")))
+    harness = frame(read_ports(verilog.with_suffix(".json")), verilog.stem)
     directory = BUILD_DIR / f"bus-{simulator}-{fingerprint(tool.identity(), harness, verilog.read_bytes())}"
 
     def compile_into(unfinished: Path) -> None:
@@ -69,15 +69,21 @@ def compiled(simulator: str, verilog: Path) -> Path:
 
 
 def run(
-    test: str, where: Path, *, simulator: str = "verilator", config: Path = MACHINE, verilog: Path | None = None
+    test: str,
+    where: Path,
+    *,
+    simulator: str = "verilator",
+    config: Path = MACHINE,
+    verilog: Path | None = None,
+    top: str = "axi",
 ) -> str | None:
     """Run a test such as "misuse.keep" (`keep` in `bench_misuse.py`) in the folder `where`; what failed, or None.
 
     `verilog`: other Verilog than that of the configuration, with the same ports.
     """
     topic, name = test.split(".")
-    folder = generated(config)
-    verilog = verilog or folder / f"{TOP}.v"
+    folder = generated(config, top)
+    verilog = verilog or folder / f"{TOPS[top]}.v"
     where.mkdir(exist_ok=True)
     (where / "machine").symlink_to(folder)
     results = where / "results.xml"

@@ -236,7 +236,7 @@ def test_c_structures_are_packets() -> None:
 
 def test_errors(tmp_path: Path) -> None:
     config = load_config(MACHINE)
-    with pytest.raises(ValueError, match="^top must be core or axi, not 'ahb'$"):
+    with pytest.raises(ValueError, match="^top must be one of core, axi, uart, not 'ahb'$"):
         generate(config, tmp_path, top="ahb")
     assert not list(tmp_path.iterdir())
     toml = tmp_path / "c.toml"
