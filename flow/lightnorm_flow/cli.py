@@ -306,7 +306,7 @@ def report_command(
 def study_command(
     seeds: Annotated[
         int | None,
-        typer.Option(help="Of most settings; the main comparison has four times as many.", show_default="10; quick: 2"),
+        typer.Option(help="Of most settings; three times as many in the main comparison.", show_default="10; quick: 2"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few settings for one epoch: shows that it runs, not what comes out.")
