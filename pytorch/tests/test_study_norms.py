@@ -73,7 +73,8 @@ def test_dropped_extremum_terms() -> None:
 
 def test_block_arithmetic_is_the_default_within_its_rounding() -> None:
     """The layer that drops extremum terms in the default formats differs from LightNorm2d by what K and A round."""
-    x, grad = torch.randn(8, 3, 8, 8), torch.randn(8, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(8, 3, 8, 8, generator=generator) for _ in range(2))
     results = []
     for layer in (RangeNorm2d(3, arithmetic=BlockArithmetic(DEFAULT_SPEC)), LightNorm2d(3, spec=DEFAULT_SPEC)):
         leaf = x.clone().requires_grad_()
@@ -81,7 +82,7 @@ def test_block_arithmetic_is_the_default_within_its_rounding() -> None:
         y.backward(grad)
         results.append((y.detach(), leaf.grad))
     for ours, theirs, most in zip(*results, (0.03, 0.06), strict=True):
-        assert 0 < (ours - theirs).norm() / theirs.norm() < most
+        assert (ours - theirs).norm() / theirs.norm() < most
 
 
 # ---------------------------------------------------------------------------------------------------------------------
