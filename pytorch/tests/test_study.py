@@ -134,7 +134,7 @@ def test_plan() -> None:
     """Every row's cells are different ones, sections have names of their own, the named formats are the files'."""
     sections = plan(10)
     assert len({section.name for section in sections}) == len(sections)
-    assert sections[0].seeds == 30 and {section.seeds for section in sections[1:]} == {10}
+    assert sections[0].seeds == 30 and {section.seeds for section in sections[1:]} == {10, 20}
     for section in sections:
         assert len({row.label for row in section.rows}) == len(section.rows)
         for row in section.rows:
@@ -191,7 +191,7 @@ def test_references_are_trained_too() -> None:
         there = {(repr(training), repr(variant.settings)) for training, variant, _ in todo}
         for row in section.rows:
             for training in row.trainings:
-                assert (repr(reference_of(training)), repr(REFERENCE.settings)) in there
+                assert (repr(reference_of(training)), repr(section.reference.settings)) in there
                 assert (repr(training), repr(row.variant.settings)) in there
         assert all(len(seeds) == section.seeds for _, _, seeds in todo)
 

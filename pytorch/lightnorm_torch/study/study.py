@@ -13,7 +13,7 @@ import torch
 
 from .data import best_by_energy, load
 from .failures import failures
-from .plan import AT_ONCE, REFERENCE, Section, plan, reference_of
+from .plan import AT_ONCE, Section, plan, reference_of
 from .plots import draw
 from .runs import Runs
 from .summary import summarize
@@ -65,7 +65,7 @@ class Study:
         for section in self.sections:
             for row in section.rows:
                 for training in row.trainings:
-                    for at, variant in ((reference_of(training), REFERENCE), (training, row.variant)):
+                    for at, variant in ((reference_of(training), section.reference), (training, row.variant)):
                         before = wanted.setdefault(repr((at, variant.settings)), (at, variant, range(0)))
                         most = range(max(section.seeds, len(before[2])))
                         wanted[repr((at, variant.settings))] = (at, variant, most)

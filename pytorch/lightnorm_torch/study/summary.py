@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .plan import REFERENCE, Row, Section, reference_of
+from .plan import Row, Section, reference_of
 from .runs import Runs
 from .statistics import paired
+from .train import Training
 
 __all__ = ["summarize"]
 
@@ -19,19 +20,29 @@ def summarize(sections: Sequence[Section], runs: Runs) -> list[dict[str, Any]]:
     """Sections whose runs are all there, with their rows; each row has its cells."""
     found = []
     for section in sections:
-        cells = [[_cell(row, training, section.seeds, runs) for training in row.trainings] for row in section.rows]
+        cells = [[_cell(section, row, training, runs) for training in row.trainings] for row in section.rows]
         if all(cell is not None for row in cells for cell in row):
             lines = [
                 {"label": row.label, "norm": row.variant.settings, "bits": row.variant.bits, "cells": of_row}
                 for row, of_row in zip(section.rows, cells, strict=True)
             ]
-            found.append({"name": section.name, "title": section.title, "seeds": section.seeds, "rows": lines})
+            found.append(
+                {
+                    "name": section.name,
+                    "title": section.title,
+                    "seeds": section.seeds,
+                    "reference": section.reference.name,
+                    "rows": lines,
+                }
+            )
     return found
 
 
-def _cell(row: Row, training: Any, seeds: int, runs: Runs) -> dict[str, Any] | None:
-    accuracies = [result.accuracy for result in runs.results(training, row.variant, range(seeds))]
-    if len(accuracies) < seeds:
+def _cell(section: Section, row: Row, training: Training, runs: Runs) -> dict[str, Any] | None:
+    """None while runs are missing."""
+    seeds = range(section.seeds)
+    accuracies = [result.accuracy for result in runs.results(training, row.variant, seeds)]
+    if len(accuracies) < len(seeds):
         return None
     cell = {
         "training": asdict(training),
@@ -39,9 +50,9 @@ def _cell(row: Row, training: Any, seeds: int, runs: Runs) -> dict[str, Any] | N
         "mean": round(float(np.mean(accuracies)), 3),
         "deviation": round(float(np.std(accuracies, ddof=1)), 3),
     }
-    if row.variant != REFERENCE:
-        reference = runs.results(reference_of(training), REFERENCE, range(seeds))
-        if len(reference) < seeds:
+    if row.variant != section.reference:
+        reference = runs.results(reference_of(training), section.reference, seeds)
+        if len(reference) < len(seeds):
             return None
         difference = paired(accuracies, [result.accuracy for result in reference])
         rounded = {name: float(f"{value:.4g}") for name, value in asdict(difference).items()}

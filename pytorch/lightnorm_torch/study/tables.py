@@ -17,9 +17,10 @@ def intro(command: str, ceiling: float) -> str:
 Made by `{command}`; do not edit. What it says is in [training.md](../training.md).
 
 Percent of test images that are classified rightly: mean and standard deviation over seeds, and below it the difference
-to nn.BatchNorm2d in FP32, with its 95 % interval of paired differences (a seed has the same split, order of images and
-initial weights in every row; Student's t). "Within noise": in every column the interval includes 0 and is narrower than
-{MOST_WIDTH} points. Bits: of an element of activations and of gradients, shared exponents included.
+to what the table says, with its 95 % interval of paired differences: a seed has the same split, order of images and
+initial weights in every row; Student's t. "Within noise": in every column the interval includes 0 and is narrower than
+{MOST_WIDTH} points; "no": in some column it is all below 0; "undecided": neither. Bits: of an element of activations
+and of gradients, shared exponents included.
 
 Data: scikit-learn's digits (10 classes, 900 training and 897 test images of 8 x 8), and configurations of the
 two-dimensional Ising model on 8 x 8 spins at three temperatures around the critical one (3,000 and 4,500); the best
@@ -48,7 +49,7 @@ def _section(section: dict[str, Any]) -> str:
     lines = [
         f"## {section['title']}",
         "",
-        f"{section['seeds']} seeds.",
+        f"{section['seeds']} seeds; differences to {section['reference']}.",
         "",
         "| | bits | " + " | ".join(columns) + " | within noise |",
         "|---|---|" + "---|" * len(columns) + "---|",
