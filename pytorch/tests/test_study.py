@@ -22,7 +22,7 @@ from lightnorm_torch.study.runs import Runs
 from lightnorm_torch.study.statistics import Paired, paired
 from lightnorm_torch.study.study import Study
 from lightnorm_torch.study.train import Result, Training, train
-from lightnorm_torch.study.variants import authors, blocks
+from lightnorm_torch.study.variants import authors, blocks, only_inference
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = Training("digits", "mobilenet", batch=300, epochs=1)
@@ -99,6 +99,19 @@ def test_training_learns() -> None:
         assert all(result.accuracy > 80 for result in results)
         (alone,) = train(longer, [1], variant.norm)
         assert abs(alone.accuracy - results[1].accuracy) < 3
+
+
+def test_only_inference() -> None:
+    """The same training as the reference; eleven bits of significand test as float32 does, two do not."""
+    longer = Training("digits", "resnet", batch=100, epochs=3, rate=0.1)
+    (reference,) = train(longer, [0], REFERENCE.norm)
+    results = []
+    for activation in ("e8m10", "e5m1"):
+        variant = only_inference(activation)
+        (result,) = train(longer, [0], variant.norm, variant.at_test)
+        assert result.loss == reference.loss
+        results.append(result.accuracy)
+    assert abs(results[0] - reference.accuracy) < 0.5 and results[1] < reference.accuracy - 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from lightnorm_golden import GAINS
 
 from .train import Training
-from .variants import Variant, authors, batch_norm, blocks, range_norm, without_extrema
+from .variants import Variant, authors, batch_norm, blocks, only_inference, range_norm, without_extrema
 
 __all__ = ["AT_ONCE", "CELLS", "DEFAULT", "REFERENCE", "SMALL", "Row", "Section", "plan", "reference_of"]
 
@@ -77,6 +77,7 @@ def plan(seeds: int) -> list[Section]:
     ]  # fmt: skip
     gains = [range_norm(gain) for gain in GAINS]
     dropped = [without_extrema(False), without_extrema(True)]
+    inferred = [only_inference(activation) for activation in ("e5m4", "e5m3", "e5m2")]
     in_batches = [
         row
         for batch in (8, 32, 128)
@@ -108,6 +109,7 @@ def plan(seeds: int) -> list[Section]:
         ("authors", "The LightNorm authors' settings", seeds, rows([REFERENCE, authors()], TWO_CELLS)),
         ("gains", "Range batch norm in FP32, each gain", seeds, rows([REFERENCE, *gains], TWO_CELLS)),
         ("dropped", "Extremum terms of the gradient dropped", seeds, rows([REFERENCE, *dropped], TWO_CELLS)),
+        ("inference", "Only inference in this arithmetic", seeds, rows([REFERENCE, *inferred], TWO_CELLS)),
         ("scales", "Loss scaling, by the gradient's format", seeds, rows([REFERENCE], ONE_CELL) + scaled),
         ("batches", "Batch sizes", seeds, in_batches),
         ("formats", "Formats from generous to too small", seeds, rows([REFERENCE, *formats], TWO_CELLS)),

@@ -81,7 +81,7 @@ class Study:
         for number, (training, variant, seeds) in enumerate(todo, start=1):
             where = f"{training.data}, {training.network}, batch {training.batch}"
             step(f"{number} of {len(todo)}: {variant.name}; {where}; {len(seeds)} seeds")
-            self.runs.add(training, variant, train(training, seeds, variant.norm))
+            self.runs.add(training, variant, train(training, seeds, variant.norm, variant.at_test))
         step("writing tables and plots")
         return self.write()
 

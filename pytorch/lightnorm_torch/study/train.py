@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .data import Split, load, split
 from .networks import Norm, build
@@ -45,8 +45,13 @@ class Result:
     loss: float
 
 
-def train(training: Training, seeds: Sequence[int], norm: Norm) -> list[Result]:
-    """Train a copy for each seed. A seed decides split, order and initial weights, whatever the normalization is."""
+def train(
+    training: Training, seeds: Sequence[int], norm: Norm, at_test: Callable[[nn.Module], nn.Module] | None = None
+) -> list[Result]:
+    """Train a copy for each seed. A seed decides split, order and initial weights, whatever the normalization is.
+
+    `at_test` changes the trained model before it is tested.
+    """
     data = load(training.data)
     images, labels = torch.from_numpy(data.images + np.float32(training.offset)), torch.from_numpy(data.labels)
     parts = split(data, seeds)
@@ -72,19 +77,20 @@ def train(training: Training, seeds: Sequence[int], norm: Norm) -> list[Result]:
                 torch._foreach_mul_([p.grad for p in parameters], 1 / training.loss_scale)
                 losses += loss.view(training.batch, -1).mean(0) / steps
             optimizer.step()
-    right = correct(model.eval(), images, labels, parts, data.classes)
+    tested = model.eval() if at_test is None else at_test(model.eval())
+    right = correct(tested, images, labels, parts, data.classes)
     shares = 100 * right / parts.test.shape[1]
     return [Result(*of) for of in zip(seeds, shares.tolist(), losses.tolist(), strict=True)]
 
 
-def forward(model: torch.nn.Module, images: Tensor, chosen: Tensor, classes: int) -> Tensor:
+def forward(model: nn.Module, images: Tensor, chosen: Tensor, classes: int) -> Tensor:
     """Logits (N * copies, classes) of the images `chosen` (copies, N) for each copy."""
     logits: Tensor = model(images[chosen].transpose(0, 1))
     return logits.view(-1, classes)
 
 
 @torch.no_grad()
-def correct(model: torch.nn.Module, images: Tensor, labels: Tensor, parts: Split, classes: int) -> Tensor:
+def correct(model: nn.Module, images: Tensor, labels: Tensor, parts: Split, classes: int) -> Tensor:
     """How many test images each copy gets right: (copies,)."""
     right = torch.zeros(len(parts.test), dtype=torch.int64)
     for chosen in parts.test.split(_TEST_BATCH, dim=1):

@@ -11,23 +11,26 @@ from torch import nn
 from lightnorm_golden import BlockFormat, NormSpec
 
 from ..modules import DEFAULT_SPEC, LightNorm2d
+from ..swap import convert
 from .authors import AuthorsArithmetic
 from .range_norm import BlockArithmetic, RangeNorm2d
 
-__all__ = ["Variant", "authors", "batch_norm", "blocks", "range_norm", "without_extrema"]
+__all__ = ["Variant", "authors", "batch_norm", "blocks", "only_inference", "range_norm", "without_extrema"]
 
 
 @dataclass(frozen=True)
 class Variant:
     """`name` for people; `settings`, plain data, decide the result; `norm` makes a layer of so many channels.
 
-    `bits`: of an element of activations and of gradients, where they are not float32.
+    `bits`: of an element of activations and of gradients, where they are not float32. `at_test` changes the trained
+    model before it is tested.
     """
 
     name: str
     settings: dict[str, Any]
     norm: Callable[[int], nn.Module] = field(compare=False)
     bits: tuple[float, float] | None = None
+    at_test: Callable[[nn.Module], nn.Module] | None = field(default=None, compare=False)
 
 
 def batch_norm() -> Variant:
@@ -74,6 +77,17 @@ def _bits(spec: NormSpec) -> tuple[float, float]:
 def _format(name: str, block_size: int) -> BlockFormat:
     exp_bits, man_bits = name.removeprefix("e").split("m")
     return BlockFormat(int(exp_bits), int(man_bits), block_size)
+
+
+def only_inference(activation: str = "e5m4", block_size: int = 16) -> Variant:
+    """Trained with torch.nn.BatchNorm2d, tested in this project's arithmetic."""
+    spec = NormSpec(_format(activation, block_size), DEFAULT_SPEC.gradient)
+    return Variant(
+        f"trained in FP32, tested in {activation}, blocks of {block_size}",
+        {"kind": "inference", **asdict(spec.activation)},
+        nn.BatchNorm2d,
+        at_test=lambda model: convert(model, spec),
+    )
 
 
 def without_extrema(in_blocks: bool) -> Variant:
