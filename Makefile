@@ -1,7 +1,7 @@
 # make             environment, Verilog, simulation of real activations, synthesis, report
 # make test        static checks and tests
 # make generate|simulate|synth [CONFIG=configs/paper.toml] [ARGS="--target ecp5"]
-# make test-torch  tests of the PyTorch layers, in an environment of their own with torch
+# make test-torch  tests of the PyTorch layers and of the study, in an environment of their own with torch
 # make clean
 
 PYTHON ?= python3
@@ -37,7 +37,7 @@ test-torch: $(TORCH_READY)
 
 $(TORCH_READY): pyproject.toml
 	$(PYTHON) -m venv build/venv-torch
-	$(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,torch]"
+	$(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,study]"
 	touch $@
 
 $(READY): pyproject.toml

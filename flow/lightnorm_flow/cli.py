@@ -42,6 +42,7 @@ from .simulate import (
     simulate,
     torch_layer,
 )
+from .study import run_study, study_rows
 from .synth import TARGETS, synthesize
 
 __all__ = ["app", "main"]
@@ -673,6 +674,37 @@ def energy_command(
     print_table(f"{config.stem} on {result['target']}, {result['voltage']:g} V", header, energy_rows(result))
     print_table("stages", header, stage_rows(result))
     print(folder / "energy.json")
+
+
+@app.command("study")
+def study_command(
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Of most settings; three times as many in the main comparison.", show_default="10; quick: 2"),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few settings for one epoch: shows that it runs, not what comes out.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the results.", show_default="build/study[-quick]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train small networks with the hardware's arithmetic, with others and in FP32, and compare their accuracies.
+
+    Needs the extra `study`, and about an hour of a processor core. Finished runs are kept in runs.jsonl: the same
+    command goes on where it was stopped. Writes study.json, study.md and plots.
+    """
+    with _errors():
+        folder = out or Path("build") / ("study-quick" if quick else "study")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--out {folder} is not a folder")
+        content = run_study(folder, seeds=(2 if quick else 10) if seeds is None else seeds, quick=quick, quiet=as_json)
+    if as_json:
+        _print_json(content)
+        return
+    print_table("points of accuracy against nn.BatchNorm2d in FP32, 95 % interval", *study_rows(content))
+    print(folder / "study.md")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ generate(load_config(Path(sys.argv[1])), Path(sys.argv[2]))
 
 
 def test_the_documented_configurations_exist() -> None:
-    assert {"tiny", "default", "paper"} <= set(CONFIGS)
+    assert {"tiny", "default", "paper", "small"} <= set(CONFIGS)
 
 
 def test_same_bytes_every_time(tmp_path: Path) -> None:

@@ -376,6 +376,15 @@ def test_failing_yosys(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_generate")
+def test_study_without_its_extra(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightnorm_torch.study.study", None)  # as if one of its imports failed
+    status, out, err = place.run("study", "--out", "{}/out")
+    assert (status, out) == (1, "") and not place.made()
+    assert err.startswith(
+        "error: lightnorm study needs PyTorch, scikit-learn and matplotlib, pip install 'lightnorm[study]': "
+    )
+
+
 def test_mismatch_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     report = dict.fromkeys(("elements", "beats", "cycles", "latency", "beats_per_cycle", "bits_per_element"), 1)
     report |= {"bit_exact": False, "mode": "train", "two_pass": False, "simulator": "none"}
