@@ -125,8 +125,10 @@ class SerialLine:
         if failed:
             item = items[done]
             self._waiting = []
-            action = {WRITE: "a write to", READ: "a read of"}.get(item[0], "a beat of kind")
-            raise DeviceError(f"the block refused {action} {int.from_bytes(item[1:4], 'little'):#x}")
+            actions = {WRITE: "a write to", READ: "a read of"}
+            if item[0] not in actions:
+                raise DeviceError("the block has no stream of gradients")
+            raise DeviceError(f"the block refused {actions[item[0]]} {int.from_bytes(item[1:4], 'little'):#x}")
         beats, words = [], []
         size = self._sizes["output"]
         while reply:
