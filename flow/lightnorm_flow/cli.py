@@ -384,6 +384,7 @@ def pnr_command(
     top: TopOption = "core",
     clock: Annotated[float, typer.Option("--clock", min=1, max=1000, help="What the tools aim at, MHz.")] = 100.0,
     passes: PassesOption = None,
+    pipeline: PipelineOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -392,7 +393,7 @@ def pnr_command(
     Needs the extra fpga: pip install "lightnorm[fpga]". The machine gets a register at every port.
     """
     with _errors():
-        built, folder = _open(config, out, passes)
+        built, folder = _open(config, out, passes, pipeline)
         tool_version(PARTS[target].nextpnr)
         with steps(3, quiet=as_json) as step:
             step("generating the Verilog")
