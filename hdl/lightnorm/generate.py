@@ -19,7 +19,7 @@ from .config import Config
 from .core import Core
 from .yosys import run_yosys, yosys_version
 
-__all__ = ["TOP", "TOPS", "generate"]
+__all__ = ["HEADER", "TOP", "TOPS", "generate", "package_version", "ports_of", "verilog_of", "write_files"]
 
 TOP = "lightnorm"
 TOPS = {"core": TOP, "axi": f"{TOP}_axi"}
@@ -114,17 +114,17 @@ def _with_defaults(verilog: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _version() -> str:
+def package_version() -> str:
     try:
         return version("lightnorm")
     except PackageNotFoundError:
         return "(not installed)"
 
 
-def _ports(component: Core | LightNorm) -> dict[str, dict[str, Any]]:
+def ports_of(component: wiring.Component) -> dict[str, dict[str, Any]]:
     """Direction and width of each port of the Verilog module."""
     clocked = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
-    ports = clocked if isinstance(component, Core) else {}
+    ports = {} if isinstance(component, LightNorm) else clocked
     for path, member, value in component.signature.flatten(component):
         direction = "input" if member.flow is wiring.In else "output"
         width = len(value.as_value() if hasattr(value, "as_value") else value)
@@ -132,7 +132,7 @@ def _ports(component: Core | LightNorm) -> dict[str, dict[str, Any]]:
     return ports
 
 
-def _verilog(component: Core | LightNorm, name: str, log: Path) -> str:
+def verilog_of(component: wiring.Component, name: str, log: Path) -> str:
     text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
         work = Path(directory)
@@ -153,7 +153,7 @@ def _bus_files(component: LightNorm, name: str, ports: dict[str, dict[str, Any]]
         f"{name}_instance.v": instance_template(name, ports),
         f"{name}.sdc": sdc(ports),
         f"{name}.xdc": xdc(name),
-        f"{name}.core": fusesoc_core(name, _version(), f"{name}.v", f"{name}.xdc"),
+        f"{name}.core": fusesoc_core(name, package_version(), f"{name}.v", f"{name}.xdc"),
     }
 
 
@@ -193,17 +193,17 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
     name = TOPS[top]
     component = Core(config) if top == "core" else LightNorm(config)
     out_dir.mkdir(parents=True, exist_ok=True)
-    body = _verilog(component, name, out_dir / "generate.log")
+    body = verilog_of(component, name, out_dir / "generate.log")
     resolved = config.resolved()
     built = config.implementation
     header = HEADER.format(
-        version=_version(),
+        version=package_version(),
         hash=config.hash,
         summary=f"{config.spec.activation}, {config.lanes} lanes, {built.buffer_blocks} blocks of buffer,"
         f" passes {', '.join(built.passes)}",
         config=json.dumps(resolved, sort_keys=True),
     )
-    ports = _ports(component)
+    ports = ports_of(component)
     core = component if isinstance(component, Core) else component.core
     description = {
         "name": name,
@@ -212,7 +212,7 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         "lanes": config.lanes,
         "ports": ports,
         "latency": {"coefficients": core.coefficients.latency},
-        "tools": {"lightnorm": _version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
+        "tools": {"lightnorm": package_version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
     }
     files = {}
     if isinstance(component, LightNorm):
@@ -221,8 +221,13 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         description |= _bus_description(component)
         files = _bus_files(component, name, ports)
     files |= {f"{name}.v": header + body, f"{name}.json": json.dumps(description, indent=2) + "\n"}
+    write_files(out_dir, files)
+    return description
+
+
+def write_files(out_dir: Path, files: dict[str, str]) -> None:
+    """Each file whole or not at all."""
     for file, content in files.items():
         unfinished = out_dir / f".{file}.unfinished"
         unfinished.write_text(content, encoding="utf-8")
         unfinished.replace(out_dir / file)
-    return description

@@ -19,8 +19,8 @@ from lightnorm_golden.formats import FloatFormat
 from .rounding import round_up
 from .shift import normalize, shift_right_sticky
 
-__all__ = ["FloatAdd", "FloatMultiply", "FloatMultiplyAdd", "float_layout", "multiply_add_layout", "round_float",
-           "significand_of", "unrounded_sum"]  # fmt: skip
+__all__ = ["FloatAdd", "FloatMultiply", "FloatMultiplyAdd", "align_addend", "float_layout", "multiply_add_layout",
+           "normalized_layout", "round_float", "significand_of", "unrounded_sum"]  # fmt: skip
 
 
 def float_layout(fmt: FloatFormat) -> data.StructLayout:
@@ -54,11 +54,13 @@ def round_float(
     name: str,
     short: FloatFormat | None = None,
     to_short: Value | None = None,
+    largest: Value | None = None,
 ) -> data.View[data.StructLayout]:
     """A normalized magnitude as a number: RNE, overflow, underflow; where `to_short` says so, to the fewer bits of
     `short`.
 
     `exponent` is that of the top bit, biased and signed; the last bit of the magnitude may stand for any bits below it.
+    `largest`: the largest exponent, if it is not that of `fmt`.
     """
 
     def decision(bits: int) -> Value:
@@ -82,7 +84,7 @@ def round_float(
     rounded = Signal(significand + 1, name=f"{name}_rounded")
     final = Signal(signed(len(exponent) + 1), name=f"{name}_exponent")
     overflow, flush = Signal(name=f"{name}_overflow"), Signal(name=f"{name}_flush")
-    largest = (1 << fmt.exp_bits) - 2
+    largest = Const((1 << fmt.exp_bits) - 2) if largest is None else largest
     number = Signal(float_layout(fmt), name=name)
     m.d.comb += [
         rounded.eq((magnitude[-significand:] | filler) + increment),
@@ -92,7 +94,7 @@ def round_float(
         number.fraction.eq(
             Mux(flush, 0, (rounded[: fmt.man_bits] | overflow.replicate(fmt.man_bits)) & ~filler[: fmt.man_bits])
         ),
-        number.exponent.eq(Mux(flush, 0, Mux(overflow, largest, final[: fmt.exp_bits]))),
+        number.exponent.eq(Mux(flush, 0, Mux(overflow, largest, final[: fmt.exp_bits])[: fmt.exp_bits])),
         number.sign.eq(sign & ~flush),
     ]
     return number
