@@ -224,7 +224,7 @@ def seed_table(statistic: str) -> tuple[tuple[float, float], ...]:
 
 
 def _invert(spread: Float64, spec: FloatNormSpec) -> tuple[Float64, Float64, Float64]:
-    """(y, r, p) with 1 / sqrt(spread), in range statistics 1 / spread, being about (y + y * r) * p."""
+    """(y, r, p) with 1 / sqrt(spread), in range statistics 1 / spread, being about p * y * (1 + r)."""
     fmt = spec.coef
     mantissa, exponent = np.frexp(spread)
     mantissa, exponent = np.where(spread == 0, 1.0, 2 * mantissa), np.where(spread == 0, -127, exponent - 1)
@@ -269,7 +269,8 @@ def coefficients(
             moment, factor = statistics.range_total, constants.range_gain
         spread = multiply_add(moment, factor, np.float64(eps), fmt)
     seed, rest, power = _invert(spread, spec)
-    weighted = multiply(multiply(weight, power, fmt), seed, fmt)
+    powered = multiply(seed, power, fmt)
+    weighted = multiply(weight, powered, fmt)
     scale = multiply_add(weighted, rest, weighted, spec.scale)
     found = {"scale": scale, "shift": multiply_add(-mean, scale, bias, fmt)}
     if statistics is not None:
@@ -278,7 +279,7 @@ def coefficients(
         own_gap = multiply_add(own, 1.0, -running_spread, fmt)
         found |= {
             "mean": mean,
-            "invstd": multiply(multiply_add(seed, rest, seed, fmt), power, fmt),
+            "invstd": multiply_add(powered, rest, powered, fmt),
             "new_running_mean": multiply_add(mean_gap, momentum, running_mean, fmt),
             "new_running_spread": multiply_add(own_gap, momentum, running_spread, fmt),
         }

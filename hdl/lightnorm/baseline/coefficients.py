@@ -202,14 +202,14 @@ class Coefficients(wiring.Component):
         sources |= {name: getattr(self, f"i_{name}")[dropped:] for name in self.constants}
         sources |= {name: getattr(self, f"i_{name}").as_value() for name in self.totals}
         # spread = mantissa / power^2 (L2), mantissa / power (range); an exponent of 0 stands for 2^-127
-        exponent, index = spread.exponent, Signal(SEED_INDEX_BITS + 1)
+        table = seed_table(spec.statistic)
+        exponent, index = spread.exponent, Signal(range(len(table)))
         odd, power = Signal(), Signal(fmt.exp_bits)
         if spec.statistic == "l2":
             m.d.comb += [odd.eq(~exponent[0]), power.eq((3 * fmt.bias - exponent + odd) >> 1)]
         else:
             m.d.comb += power.eq(2 * fmt.bias - exponent)
         m.d.comb += index.eq(Cat(spread.fraction[-SEED_INDEX_BITS:] & exponent.any().replicate(SEED_INDEX_BITS), odd))
-        table = seed_table(spec.statistic)
         fraction = spread.fraction & exponent.any().replicate(fmt.man_bits)
         for part, name in enumerate(("table_offset", "table_slope")):
             entry = Signal(fmt.bits, name=name)

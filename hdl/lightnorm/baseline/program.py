@@ -26,7 +26,7 @@ PARAMETERS = {
 """Words of a channel on the parameter stream, in order. The spread is a variance, in range statistics a sigma."""
 
 RESULTS = {
-    "train": ("mean", "invstd", "new_running_mean", "new_running_spread"),
+    "train": ("mean", "new_running_mean", "new_running_spread", "invstd"),
     "infer": (),
     "backward": ("grad_bias", "grad_weight"),
 }
@@ -71,8 +71,8 @@ def _affine(mean: str, spread: list[Operation], statistic: str) -> list[Operatio
     return [
         *spread,
         *_inverse(statistic),
-        Operation("powered", "weight", "power"),
-        Operation("weighted", "powered", "seed"),
+        Operation("powered", "seed", "power"),
+        Operation("weighted", "weight", "powered"),
         Operation("scale", "weighted", "rest", "weighted", short=True),
         Operation("shift", mean, "scale", "bias", negate=True),
     ]
@@ -91,8 +91,7 @@ def operations(statistic: str, mode: str) -> list[Operation]:
             *([] if ranges else [difference]),
             *_affine("mean", [Operation("spread", moment, factor, "eps")], statistic),
             Operation("own_spread", moment, factor),
-            Operation("inverse", "seed", "rest", "seed"),
-            Operation("invstd", "inverse", "power"),
+            Operation("invstd", "powered", "rest", "powered"),
             Operation("mean_gap", "mean", "one", "running_mean", negate_c=True),
             Operation("spread_gap", "own_spread", "one", "running_spread", negate_c=True),
             Operation("new_running_mean", "mean_gap", "momentum", "running_mean"),
