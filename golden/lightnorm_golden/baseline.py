@@ -41,7 +41,7 @@ STATISTICS = ("l2", "range")
 class FloatNormSpec:
     """What a conventional machine computes.
 
-    `statistic`: "l2" or "range". `activation`, `gradient`: storage formats. `coef_man_bits` (8..23): fraction bits of
+    `statistic`: "l2" or "range". `activation`, `gradient`: storage formats. `coef_man_bits` (15..23): fraction bits of
     sums and per-channel values, which have 8 exponent bits; `scale_man_bits`: of what multiplies an element.
     """
 
@@ -54,7 +54,7 @@ class FloatNormSpec:
     def __post_init__(self) -> None:
         if self.statistic not in STATISTICS:
             raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}, not {self.statistic!r}")
-        for name, low, high in (("coef_man_bits", 8, 23), ("scale_man_bits", 1, self.coef_man_bits)):
+        for name, low, high in (("coef_man_bits", 15, 23), ("scale_man_bits", 1, self.coef_man_bits)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be an integer between {low} and {high}, not {value!r}")

@@ -235,7 +235,7 @@ class Reduce(wiring.Component):
         """Rounds the totals, one after the other."""
         spec = self.spec
         width = max(len(accumulator) for _, accumulator, _, _ in finished) - 1
-        exponents = max(len(exponent) for _, _, exponent, _ in finished) + 2
+        exponents = max(spec.coef.exp_bits, *(len(exponent) for _, _, exponent, _ in finished)) + 2
         chosen, unit = Signal(signed(width + 1)), Signal(signed(exponents))
         for done, accumulator, exponent, bias in finished:
             with m.If(done):
