@@ -270,7 +270,7 @@ def coefficients(
         spread = multiply_add(moment, factor, np.float64(eps), fmt)
     seed, rest, power = _invert(spread, spec)
     powered = multiply(seed, power, fmt)
-    weighted = multiply(weight, powered, fmt)
+    weighted = multiply(multiply(weight, power, fmt), seed, fmt)
     scale = multiply_add(weighted, rest, weighted, spec.scale)
     found = {"scale": scale, "shift": multiply_add(-mean, scale, bias, fmt)}
     if statistics is not None:

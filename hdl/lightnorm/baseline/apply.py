@@ -173,7 +173,7 @@ class Apply(wiring.Component):
                 register(part, 1, f"{name}_part_{at}")
                 for at, part in enumerate(partial_products(m, significand, scale, name=name))
             ]  # fmt: skip
-            sign = number.sign ^ factor.sign ^ negated
+            sign = (number.sign ^ factor.sign ^ negated) & counts
             products.append((parts, register(exponent, 1, f"{name}_exponent"), register(sign, 1, f"{name}_sign"),
                              len(scale) // 2))  # fmt: skip
         padding = register(padding, 1, f"padding_{lane}")

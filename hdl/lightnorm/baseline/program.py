@@ -71,8 +71,8 @@ def _affine(mean: str, spread: list[Operation], statistic: str) -> list[Operatio
     return [
         *spread,
         *_inverse(statistic),
-        Operation("powered", "seed", "power"),
-        Operation("weighted", "weight", "powered"),
+        Operation("powered_weight", "weight", "power"),
+        Operation("weighted", "powered_weight", "seed"),
         Operation("scale", "weighted", "rest", "weighted", short=True),
         Operation("shift", mean, "scale", "bias", negate=True),
     ]
@@ -91,6 +91,7 @@ def operations(statistic: str, mode: str) -> list[Operation]:
             *([] if ranges else [difference]),
             *_affine("mean", [Operation("spread", moment, factor, "eps")], statistic),
             Operation("own_spread", moment, factor),
+            Operation("powered", "seed", "power"),
             Operation("invstd", "powered", "rest", "powered"),
             Operation("mean_gap", "mean", "one", "running_mean", negate_c=True),
             Operation("spread_gap", "own_spread", "one", "running_spread", negate_c=True),
