@@ -8,6 +8,7 @@ from .spec import GAINS, MAX_ELEMENTS, NormSpec
 from .statistics import HostConstants, host_constants
 
 __all__ = [
-    "GAINS", "MAX_ELEMENTS", "Backward", "BlockFormat", "Blocks", "FloatFormat", "Forward", "HostConstants", "Inference", "NormSpec",
-    "WideFormat", "backward", "decode", "forward", "host_constants", "infer", "pack", "quantize", "unpack",
+    "GAINS", "MAX_ELEMENTS", "Backward", "BlockFormat", "Blocks", "FloatFormat", "Forward", "HostConstants",
+    "Inference", "NormSpec", "WideFormat", "backward", "decode", "forward", "host_constants", "infer", "pack",
+    "quantize", "unpack",
 ]  # fmt: skip

@@ -25,8 +25,8 @@ from .statistics import gain_constant
 from .wide import multiply, multiply_add, round_wide
 
 __all__ = ["GUARD_BITS", "STATISTICS", "FloatConstants", "FloatNormSpec", "FloatStatistics", "backward_lanes",
-           "coefficients", "decode_floats", "encode_floats", "float_constants", "forward_lanes", "gradient_coefficients",
-           "reduce_lanes", "seed_table"]  # fmt: skip
+           "coefficients", "decode_floats", "encode_floats", "float_constants", "forward_lanes",
+           "gradient_coefficients", "reduce_lanes", "seed_table"]  # fmt: skip
 
 GUARD_BITS = 3
 """Of an aligned sum, below the last place of its format."""
@@ -114,7 +114,7 @@ class _Terms:
         """Signed, in units of 2^-fraction of `largest`; cut towards zero."""
         excess = self.fraction - fraction
         shifted = self.magnitude >> excess if excess > 0 else self.magnitude << -excess
-        return self.sign * (shifted >> np.minimum(largest - self.exponent, 63))
+        return np.asarray(self.sign * (shifted >> np.minimum(largest - self.exponent, 63)))
 
 
 def _terms(values: Float64, fmt: FloatFormat, bias: int | None = None) -> _Terms:
@@ -235,9 +235,9 @@ def _invert(spread: Float64, spec: FloatNormSpec) -> tuple[Float64, Float64, Flo
     offset, slope = np.array(seed_table(spec.statistic))[index].T
     seed = multiply_add(slope, mantissa, offset, fmt)
     if spec.statistic == "l2":
-        rest = multiply_add(-multiply(mantissa / 2, seed, fmt), seed, np.float64(0.5), fmt)
+        rest = multiply_add(-multiply(mantissa / 2, seed, fmt), seed, 0.5, fmt)
     else:
-        rest = multiply_add(-mantissa, seed, np.float64(1.0), fmt)
+        rest = multiply_add(-mantissa, seed, 1.0, fmt)
     return seed, rest, np.where(exponent == 127, 0.0, np.ldexp(1.0, -exponent))
 
 
@@ -259,7 +259,7 @@ def coefficients(
     """
     fmt = spec.coef
     if statistics is None:
-        mean, spread = running_mean, multiply_add(running_spread, 1.0, np.float64(eps), fmt)
+        mean, spread = running_mean, multiply_add(running_spread, 1.0, eps, fmt)
     else:
         mean = multiply(statistics.total, constants.inv_count, fmt)
         if spec.statistic == "l2":
@@ -267,7 +267,7 @@ def coefficients(
             factor = constants.inv_count
         else:
             moment, factor = statistics.range_total, constants.range_gain
-        spread = multiply_add(moment, factor, np.float64(eps), fmt)
+        spread = multiply_add(moment, factor, eps, fmt)
     seed, rest, power = _invert(spread, spec)
     powered = multiply(seed, power, fmt)
     weighted = multiply(multiply(weight, power, fmt), seed, fmt)
@@ -308,7 +308,7 @@ def gradient_coefficients(
         return found | {"slope": slope, "term": multiply_add(slope, mean, -center, fmt)}
     share = multiply(grad_weight, constants.range_gain, fmt)
     at_max, at_min = (multiply_add(sign * share, scale, -center, fmt) for sign in (-1.0, 1.0))
-    return found | {"term": multiply_add(-center, 1.0, np.zeros(()), fmt), "at_max": at_max, "at_min": at_min}
+    return found | {"term": multiply_add(-center, 1.0, 0.0, fmt), "at_max": at_max, "at_min": at_min}
 
 
 def _apply(terms: list[_Terms], fmt: FloatFormat, spec: FloatNormSpec) -> Float64:

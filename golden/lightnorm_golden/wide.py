@@ -46,7 +46,7 @@ def multiply(a: Float64, b: Float64 | float, fmt: AnyFormat) -> Float64:
     return round_wide(a * b, fmt)
 
 
-def multiply_add(a: Float64, b: Float64 | float, c: Float64, fmt: AnyFormat) -> Float64:
+def multiply_add(a: Float64, b: Float64 | float, c: Float64 | float, fmt: AnyFormat) -> Float64:
     """K(a * b + c), rounded once."""
     product, addend = np.broadcast_arrays(np.asarray(a * b, np.float64), np.asarray(c, np.float64))
     return round_wide(sum_to_odd(product, addend), fmt)

@@ -95,7 +95,7 @@ def prepare_baseline(
                          spec.coef)
         for name, value in given.items()
     }  # fmt: skip
-    eps, momentum = (float(round_wide(np.float64(value), spec.coef)) for value in (eps, momentum))
+    eps, momentum = (float(round_wide(np.asarray(value), spec.coef)) for value in (eps, momentum))
     flat = _flat(x, spec.activation)
     elements = flat.shape[1]
     constants = float_constants(elements, chunks, lanes, spec)
@@ -154,13 +154,14 @@ def compare_baseline(layer: BaselineLayer, result: RunResult, *, word_bits: int)
         values = [float(decode_floats(words[channel, element : element + 1], layer.format)[0])
                   for words in (got, padded)]  # fmt: skip
         return (
-            f"{layer.mode}: {np.count_nonzero(got != padded)} of {got.size} words differ; the first is channel {channel},"
-            f" element {element}{kind}: hardware {int(got[channel, element]):x} ({values[0]:.9g}),"
+            f"{layer.mode}: {np.count_nonzero(got != padded)} of {got.size} words differ; the first is channel"
+            f" {channel}, element {element}{kind}: hardware {int(got[channel, element]):x} ({values[0]:.9g}),"
             f" model {int(padded[channel, element]):x} ({values[1]:.9g})"
         )
     ends = [(index + 1) % layer.beats_per_channel == 0 for index in range(len(result.last))]
     if result.last != ends:
-        return f"{layer.mode}: `last` is wrong at beat {[a == b for a, b in zip(result.last, ends, strict=True)].index(False)}"
+        first = [last == end for last, end in zip(result.last, ends, strict=True)].index(False)
+        return f"{layer.mode}: `last` is wrong at beat {first}"
     wanted = _words(list(layer.results.values()))
     for index, (word, want) in enumerate(zip(result.results, wanted, strict=True)):
         if word != want:
@@ -200,7 +201,7 @@ def _output_words(layer: BaselineLayer, result: RunResult, word_bits: int) -> In
 
 
 def _word(value: float) -> int:
-    return int(encode_floats(np.float64(value), SINGLE))
+    return int(encode_floats(np.asarray(value), SINGLE))
 
 
 def _words(columns: Sequence[Float64]) -> list[int]:

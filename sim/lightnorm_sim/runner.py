@@ -49,7 +49,10 @@ class Run:
 def build(
     verilog: Path, ports: Ports, simulator: str, build_dir: Path, *, waves: bool = False, module: str = "lightnorm"
 ) -> "Build":
-    """Compile a generated machine, `module`, for "verilator" or "icarus", unless ``build_dir`` already holds just that."""
+    """Compile a generated machine for "verilator" or "icarus", unless ``build_dir`` already holds just that.
+
+    ``module`` is the machine's name.
+    """
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be {' or '.join(SIMULATORS)}, not {simulator!r}")
     tool = SIMULATORS[simulator]

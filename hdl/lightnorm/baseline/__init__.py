@@ -1,6 +1,7 @@
 """Conventional batch norm from the same generator: what LightNorm is compared with.
 
-One machine with a statistic (L2, range) and formats; streams, lanes, buffer rule and rate are those of `lightnorm.core`.
+One machine with a statistic (L2, range) and formats; streams, lanes, buffer rule and rate are those of
+`lightnorm.core`.
 """
 
 from .core import Baseline

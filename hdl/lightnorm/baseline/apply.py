@@ -1,6 +1,7 @@
 """An aligned sum of products and a term for every element of a beat; `pack` rounds it once.
 
-    y = scale * x + shift;  dx = scale * g - slope * x + term (L2),  scale * g + term (range; an extremum's term is its own)
+    y = scale * x + shift
+    dx = scale * g - slope * x + term (L2), scale * g + term (range; an extremum has a term of its own)
 
 In cycles: 1 first half of the products, 2 second half and the largest exponent, 3 alignment, 4 the sum. In forward the
 multiplier of x is the one that works; that of g rests.
@@ -99,13 +100,14 @@ class Apply(wiring.Component):
             m.d.comb += self.o_backward.eq(coefficients.backward)
 
         loads: list[Value] = [take]
+        occupied: Value = take
         for cycle in range(1, 5):
             valid = Signal(name=f"valid_{cycle}")
             with m.If(self.i_advance):
-                m.d.sync += valid.eq(loads[-1] if cycle == 1 else previous)
+                m.d.sync += valid.eq(occupied)
+            occupied = valid
             loads.append(valid & self.i_advance)
-            previous = valid
-        m.d.comb += self.o_valid.eq(previous)
+        m.d.comb += self.o_valid.eq(occupied)
 
         def register(value: Value, cycle: int, name: str) -> Signal:
             kept = Signal(value.shape(), name=f"{name}_{cycle}", reset_less=True)
@@ -117,11 +119,10 @@ class Apply(wiring.Component):
         terms = [coefficients.values[1]]
         if self.marked:
             terms += [coefficients.values[2], coefficients.values[3]]
-        shared: list[list[Value]] = [[term.as_value() for term in terms], [coefficients.backward, self.i.payload.last]]
-        stages = [shared]
+        stages: list[Any] = [([term.as_value() for term in terms], [coefficients.backward, self.i.payload.last])]
         for cycle in range(1, 5):
             kept = [register(term, cycle, f"term_{index}") for index, term in enumerate(stages[-1][0])]
-            stages.append([kept, [register(flag, cycle, f"flag_{index}") for index, flag in enumerate(stages[-1][1])]])
+            stages.append((kept, [register(flag, cycle, f"flag_{index}") for index, flag in enumerate(stages[-1][1])]))
         m.d.comb += [self.o.backward.eq(stages[4][1][0]), self.o.last.eq(stages[4][1][1])]
         for lane in range(self.lanes):
             self._lane(m, lane, coefficients, stages, loads, register)

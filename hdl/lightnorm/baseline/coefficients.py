@@ -20,7 +20,7 @@ from ..arith.floating import (
 from ..arith.shift import normalize
 from ..arith.wide import FromFloat32
 from ..datapath.coefficients import MODES
-from .program import CONSTANTS, PARAMETERS, RESULTS, Program, kept_values, operations, schedule
+from .program import CONSTANTS, RESULTS, Program, kept_values, operations, schedule
 from .reduce import totals
 
 __all__ = ["Coefficients", "coefficients_layout"]
@@ -110,9 +110,12 @@ class Coefficients(wiring.Component):
                                 ]
                             if slot.start:
                                 m.d.comb += [
-                                    starts.eq(1), negate.eq(slot.start.negate), negate_c.eq(slot.start.negate_c)
-                                ]  # fmt: skip
-                                for port, operand in zip("abc", (slot.start.a, slot.start.b, slot.start.c), strict=True):
+                                    starts.eq(1),
+                                    negate.eq(slot.start.negate),
+                                    negate_c.eq(slot.start.negate_c),
+                                ]
+                                named = (slot.start.a, slot.start.b, slot.start.c)
+                                for port, operand in zip("abc", named, strict=True):
                                     if operand in slot.registers:
                                         key = f"register_{slot.registers[operand]}"
                                         selectors[port].choose(key, registers[slot.registers[operand]].as_value())

@@ -54,8 +54,8 @@ def generate_baseline(
     header = HEADER.format(
         version=package_version(),
         hash=digest,
-        summary=f"conventional batch norm {design.name}, {design.format}, {lanes} lanes, {buffer_beats} beats of buffer,"
-        f" passes {', '.join(passes)}",
+        summary=f"conventional batch norm {design.name}, {design.format}, {lanes} lanes,"
+        f" {buffer_beats} beats of buffer, passes {', '.join(passes)}",
         config=json.dumps(resolved, sort_keys=True),
     )
     description = {

@@ -157,7 +157,7 @@ def schedule(statistic: str, mode: str, pinned: dict[str, int]) -> Program:
     made = {operation.result: operation for operation in operations(statistic, mode)}
     words, results = PARAMETERS[mode], RESULTS[mode]
     urgency: dict[str, int] = {}
-    for name, operation in reversed(made.items()):
+    for name in reversed(made):
         users = [urgency[user.result] for user in made.values() if name in user.operands]
         urgency[name] = LATENCY + max(users, default=0)
     ready = {word: index + 1 for index, word in enumerate(words)}
@@ -183,8 +183,7 @@ def schedule(statistic: str, mode: str, pinned: dict[str, int]) -> Program:
         value: max((start[user.result] for user in made.values() if value in user.operands), default=written[value])
         for value in written
     }
-    register = dict(pinned.items())
-    register = {value: index for value, index in register.items() if value in written}
+    register = {value: index for value, index in pinned.items() if value in written}
     free_from: dict[int, int] = {}
     reserved = set(pinned.values())
     for value in sorted(written, key=lambda name: written[name]):

@@ -16,8 +16,6 @@ and added as an integer; the accumulator is shifted when that exponent grows. In
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -76,7 +74,7 @@ class Reduce(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        spec, common = self.spec, self.spec.common
+        common = self.spec.common
         backward = self.i_backward if self.backward else Const(0, 1)
         x = [self.i[lane] for lane in range(self.lanes)]
         z = x
@@ -129,7 +127,7 @@ class Reduce(wiring.Component):
         bias: int,
         delay: int,
     ) -> tuple[Value, Value, Value, int]:
-        """(whether the accumulator holds a channel's total, the accumulator, biased exponent of its unit, that bias)."""
+        """(whether the accumulator holds a channel's total, the accumulator, its exponent, that one's bias)."""
         spec, count = self.spec, len(numbers)
         fraction = spec.common.man_bits * (1 if factors is None else 2)
         kept = spec.sum_fraction
