@@ -2,12 +2,13 @@
 
 from .backward import Backward, backward
 from .block import Blocks, decode, pack, quantize, unpack
-from .formats import BlockFormat, WideFormat
+from .formats import BlockFormat, FloatFormat, WideFormat
 from .forward import Forward, Inference, forward, infer
 from .spec import GAINS, MAX_ELEMENTS, NormSpec
 from .statistics import HostConstants, host_constants
 
 __all__ = [
-    "GAINS", "MAX_ELEMENTS", "Backward", "BlockFormat", "Blocks", "Forward", "HostConstants", "Inference", "NormSpec",
-    "WideFormat", "backward", "decode", "forward", "host_constants", "infer", "pack", "quantize", "unpack",
+    "GAINS", "MAX_ELEMENTS", "Backward", "BlockFormat", "Blocks", "FloatFormat", "Forward", "HostConstants",
+    "Inference", "NormSpec", "WideFormat", "backward", "decode", "forward", "host_constants", "infer", "pack",
+    "quantize", "unpack",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BlockFormat", "WideFormat"]
+__all__ = ["BlockFormat", "FloatFormat", "WideFormat"]
 
 
 def _require(name: str, value: object, low: int, high: int) -> None:
@@ -102,3 +102,49 @@ class WideFormat:
 
     def __str__(self) -> str:
         return f"wide_e{self.exp_bits}m{self.man_bits}"
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """Floating point with an exponent for every value, `fp{bits}_e{exp_bits}m{man_bits}`, laid out as in IEEE 754.
+
+    Finite numbers only, as accelerators often have it: exponent 0 is the number 0 (subnormals are read as 0, a result
+    that rounds to below the smallest normal number is +0), overflow gives the largest finite number, the exponent of
+    all ones is not used. RNE. Used by the conventional machines that LightNorm is compared with.
+    """
+
+    exp_bits: int
+    man_bits: int
+
+    def __post_init__(self) -> None:
+        _require("exp_bits", self.exp_bits, 2, 8)
+        _require("man_bits", self.man_bits, 1, 23)
+
+    @property
+    def bias(self) -> int:
+        return (1 << (self.exp_bits - 1)) - 1
+
+    @property
+    def min_exponent(self) -> int:
+        """Exponent of the smallest magnitude."""
+        return 1 - self.bias
+
+    @property
+    def max_exponent(self) -> int:
+        return self.bias
+
+    @property
+    def significand_bits(self) -> int:
+        """Hidden bit included."""
+        return self.man_bits + 1
+
+    @property
+    def bits(self) -> int:
+        return 1 + self.exp_bits + self.man_bits
+
+    @property
+    def max_value(self) -> float:
+        return float((2 - 2.0**-self.man_bits) * 2.0**self.max_exponent)
+
+    def __str__(self) -> str:
+        return f"fp{self.bits}_e{self.exp_bits}m{self.man_bits}"

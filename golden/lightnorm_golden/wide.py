@@ -10,13 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from .block import Float64, round_half_even
-from .formats import WideFormat
+from .formats import FloatFormat, WideFormat
 
-__all__ = ["add", "divide", "multiply", "round_integers", "round_wide", "sum_to_odd"]
+__all__ = ["add", "divide", "multiply", "multiply_add", "round_integers", "round_wide", "sum_to_odd"]
+
+AnyFormat = WideFormat | FloatFormat
+"""K, or a float format of the conventional machines, which has the same rules with an exponent of other size."""
 
 
-def round_wide(value: Float64, fmt: WideFormat) -> Float64:
-    """RNE to the format; a magnitude that rounds to below 2^-126 becomes +0, above the largest value it saturates."""
+def round_wide(value: Float64, fmt: AnyFormat) -> Float64:
+    """RNE to the format; a magnitude that rounds to below 2^min_exponent becomes +0, above the largest it saturates."""
     fraction, exponent = np.frexp(value)
     rounded = np.ldexp(round_half_even(np.ldexp(fraction, fmt.significand_bits)), exponent - fmt.significand_bits)
     rounded = np.clip(rounded, -fmt.max_value, fmt.max_value)
@@ -32,18 +35,24 @@ def sum_to_odd(a: Float64, b: Float64) -> Float64:
     return np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
 
 
-def add(a: Float64, b: Float64, fmt: WideFormat) -> Float64:
+def add(a: Float64, b: Float64, fmt: AnyFormat) -> Float64:
     """K(a + b)."""
     a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
     return round_wide(sum_to_odd(a, b), fmt)
 
 
-def multiply(a: Float64, b: Float64 | float, fmt: WideFormat) -> Float64:
+def multiply(a: Float64, b: Float64 | float, fmt: AnyFormat) -> Float64:
     """K(a * b): the product of two significands of at most 24 bits is exact in float64."""
     return round_wide(a * b, fmt)
 
 
-def divide(a: float, b: Float64, fmt: WideFormat) -> Float64:
+def multiply_add(a: Float64, b: Float64 | float, c: Float64 | float, fmt: AnyFormat) -> Float64:
+    """K(a * b + c), rounded once."""
+    product, addend = np.broadcast_arrays(np.asarray(a * b, np.float64), np.asarray(c, np.float64))
+    return round_wide(sum_to_odd(product, addend), fmt)
+
+
+def divide(a: float, b: Float64, fmt: AnyFormat) -> Float64:
     """K(a / b), b nonzero: a quotient of 24-bit significands is never closer than 2^-49 to a rounding boundary."""
     return round_wide(np.asarray(a / b), fmt)
 
@@ -53,7 +62,7 @@ def drop_to_odd(value: int, count: int) -> int:
     return value >> count | (value & ((1 << count) - 1) != 0)
 
 
-def round_integers(values: list[int], exponent: int, fmt: WideFormat) -> Float64:
+def round_integers(values: list[int], exponent: int, fmt: AnyFormat) -> Float64:
     """K(value * 2^exponent) for integers of any size."""
     excess = [max(value.bit_length() - 53, 0) for value in values]
     kept = np.array([float(drop_to_odd(value, count)) for value, count in zip(values, excess, strict=True)])

@@ -20,7 +20,7 @@ from .config import Config
 from .core import Core
 from .yosys import run_yosys, yosys_version
 
-__all__ = ["TOP", "TOPS", "generate"]
+__all__ = ["HEADER", "TOP", "TOPS", "generate", "package_version", "ports_of", "verilog_of", "write_files"]
 
 TOP = "lightnorm"
 TOPS = {"core": TOP, "axi": f"{TOP}_axi", "uart": f"{TOP}_uart"}
@@ -118,14 +118,14 @@ def _with_defaults(verilog: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _version() -> str:
+def package_version() -> str:
     try:
         return version("lightnorm")
     except PackageNotFoundError:
         return "(not installed)"
 
 
-def _ports(component: Component) -> dict[str, dict[str, Any]]:
+def ports_of(component: wiring.Component) -> dict[str, dict[str, Any]]:
     """Direction and width of each port of the Verilog module."""
     clocked = {name: {"direction": "input", "width": 1} for name in ("clk", "rst")}
     ports = {} if isinstance(component, LightNorm) else clocked
@@ -145,7 +145,7 @@ def _latency(core: Core) -> dict[str, Any]:
     return {"coefficients": core.coefficients.latency, **around}
 
 
-def _verilog(component: Component, name: str, log: Path) -> str:
+def verilog_of(component: wiring.Component, name: str, log: Path) -> str:
     text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as directory:
         work = Path(directory)
@@ -211,17 +211,17 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
     machine = component.machine if isinstance(component, SerialLightNorm) else component
     core = machine if isinstance(machine, Core) else machine.core
     out_dir.mkdir(parents=True, exist_ok=True)
-    body = _verilog(component, name, out_dir / "generate.log")
+    body = verilog_of(component, name, out_dir / "generate.log")
     resolved = config.resolved()
     built = config.implementation
     header = HEADER.format(
-        version=_version(),
+        version=package_version(),
         hash=config.hash,
         summary=f"{config.spec.activation}, {config.lanes} lanes, {built.buffer_blocks} blocks of buffer,"
         f" passes {', '.join(built.passes)}",
         config=json.dumps(resolved, sort_keys=True),
     )
-    ports = _ports(component)
+    ports = ports_of(component)
     description = {
         "name": name,
         "hash": config.hash,
@@ -229,7 +229,7 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         "lanes": config.lanes,
         "ports": ports,
         "latency": _latency(core),
-        "tools": {"lightnorm": _version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
+        "tools": {"lightnorm": package_version(), "amaranth": version("amaranth"), "yosys": yosys_version()},
     }
     if isinstance(machine, LightNorm):
         description |= _bus_description(machine)
@@ -239,8 +239,13 @@ def generate(config: Config, out_dir: Path, *, top: str = "core") -> dict[str, A
         body = with_attributes(body, name, attributes)
         files = _bus_files(component, name, ports)
     files |= {f"{name}.v": header + body, f"{name}.json": json.dumps(description, indent=2) + "\n"}
+    write_files(out_dir, files)
+    return description
+
+
+def write_files(out_dir: Path, files: dict[str, str]) -> None:
+    """Each file whole or not at all."""
     for file, content in files.items():
         unfinished = out_dir / f".{file}.unfinished"
         unfinished.write_text(content, encoding="utf-8")
         unfinished.replace(out_dir / file)
-    return description

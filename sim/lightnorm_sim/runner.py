@@ -46,12 +46,17 @@ class Run:
     result_words: int = 0
 
 
-def build(verilog: Path, ports: Ports, simulator: str, build_dir: Path, *, waves: bool = False) -> "Build":
-    """Compile a generated machine for "verilator" or "icarus", unless ``build_dir`` already holds just that."""
+def build(
+    verilog: Path, ports: Ports, simulator: str, build_dir: Path, *, waves: bool = False, module: str = "lightnorm"
+) -> "Build":
+    """Compile a generated machine for "verilator" or "icarus", unless ``build_dir`` already holds just that.
+
+    ``module`` is the machine's name.
+    """
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be {' or '.join(SIMULATORS)}, not {simulator!r}")
     tool = SIMULATORS[simulator]
-    top = harness_text(ports)
+    top = harness_text(ports, module)
     key = fingerprint(tool.identity(), str(waves), top, *(file.read_bytes() for file in (HARNESS, RECIPE, verilog)))
     build_dir = build_dir.resolve()
     directory = build_dir / f"{simulator}-{key}"
