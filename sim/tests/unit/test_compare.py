@@ -16,7 +16,7 @@ from lightnorm.config import Config, Implementation
 from lightnorm.yosys import ToolError
 from lightnorm_flow.cli import app
 from lightnorm_flow.compare import comparison_tables, make_comparison
-from lightnorm_flow.designs import LightNorm, ladder
+from lightnorm_flow.designs import Conventional, ladder
 from lightnorm_flow.explore import Grid, grid_designs, make_exploration, pareto, parse_grid, read_grid
 from lightnorm_flow.machine import Stream, Traffic
 from lightnorm_flow.measure import Job, NotMeasured, measure
@@ -153,12 +153,27 @@ def test_tables(tmp_path: Path, made: list[str]) -> None:
 
 
 def test_ladder() -> None:
-    rungs = {rung.name: rung for rung in ladder(DEFAULT) if isinstance(rung, LightNorm)}
-    assert list(rungs) == ["bfp4", "bfp8", "bfp16", "bfp32"]
-    assert [rung.facts["lanes"] for rung in rungs.values()] == [16, 16, 16, 32]
+    rungs = {rung.name: rung for rung in ladder(DEFAULT)}
+    conventional = ["l2-fp32", "l2-bf16", "range-fp32", "range-fp16", "range-fp10"]
+    assert list(rungs) == [*conventional, "bfp4", "bfp8", "bfp16", "bfp32"]
+    assert [rung.facts["lanes"] for rung in rungs.values()] == [16] * 8 + [32]
     for rung in rungs.values():
-        assert rung.config.buffer_beats * rung.config.lanes == 65_536
+        assert rung.traffic.buffer_beats * rung.traffic.lanes == 65_536
     assert rungs["bfp16"].facts["hash"] == DEFAULT.hash
+    assert len({rung.facts["hash"] for rung in rungs.values()}) == len(rungs)
+
+
+def test_conventional_machines() -> None:
+    """Two independent computations of a batch norm and its derivative agree as far as the format allows."""
+    rng = np.random.default_rng(3)
+    x, grad = rng.normal(1, 2, (2, 8, 3, 16, 5)).astype(np.float32)
+    weight, bias = rng.normal(size=(2, 3)).astype(np.float32)
+    tensors = Tensors(x=x, grad=grad, weight=weight, bias=bias)
+    found = {rung.name: rung.snr_db(tensors) for rung in ladder(DEFAULT) if isinstance(rung, Conventional)}
+    for name, least in (("l2-fp32", 120), ("range-fp32", 120), ("l2-bf16", 40), ("range-fp10", 20)):
+        assert all(value is not None and least < value < least + 40 for value in found[name].values()), found[name]
+    (design,) = [rung for rung in ladder(DEFAULT) if rung.name == "l2-bf16"]
+    assert design.traffic.stream_bits("backward", 2) == {"x": 32, "dy": 32, "dx": 16}
 
 
 def test_grid(tmp_path: Path) -> None:
@@ -231,7 +246,10 @@ def test_exploration(tmp_path: Path, made: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compare", "--only", "fp64"), "--only must be bfp4, bfp8, bfp16, bfp32, not fp64"),
+        (
+            ("compare", "--only", "fp64"),
+            "--only must be l2-fp32, l2-bf16, range-fp32, range-fp16, range-fp10, bfp4, bfp8, bfp16, bfp32, not fp64",
+        ),
         (("compare", "--target", "virtex"), "--target must be generic, ecp5, ice40, xilinx, or a Liberty file"),
         (("explore", "--data", "none"), "--data none: there is no such folder (the repository has data/digits)"),
         (("explore", "--lanes", "3"), "no combination of the grid can be built"),
