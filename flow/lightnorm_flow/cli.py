@@ -557,6 +557,10 @@ def compare_command(
     config: DefaultConfigOption = DEFAULT_CONFIG,
     target: TargetsOption = None,
     only: Annotated[list[str] | None, typer.Option(help="A rung; may be repeated.", show_default="all")] = None,
+    clock_ns: Annotated[
+        float | None,
+        typer.Option("--clock-ns", help="On libraries, also map for this clock period, and measure the clock."),
+    ] = None,
     jobs: JobsOption = 2,
     dask: DaskOption = None,
     data: DataOption = DEFAULT_DATA,
@@ -575,7 +579,7 @@ def compare_command(
         if unknown := [name for name in only or () if name not in names]:
             raise ValueError(f"--only must be {', '.join(names)}, not {', '.join(unknown)}")
         designs = [design for design in designs if not only or design.name in only]
-        todo = _jobs(built, designs, target, data, cache)
+        todo = _jobs(built, designs, target, data, cache, clock_ns)
         with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
             comparison = make_comparison(todo, pool, out, step=step)
         tables = comparison_tables(comparison, brief=True)
@@ -615,13 +619,18 @@ def explore_command(
 
 
 def _jobs(
-    config: Config, designs: Sequence[Design], target: list[str] | None, data: Path, cache: Path
+    config: Config,
+    designs: Sequence[Design],
+    target: list[str] | None,
+    data: Path,
+    cache: Path,
+    clock_ns: float | None = None,
 ) -> list[Job]:
     targets = _targets(target)
     _check_data(data)
     tensors = load_tensors(config, {key: data / file for key, file in FILES.items()}, option="--data")
     paths = [name if name in TARGETS else str(Path(name).resolve()) for name in targets]
-    return [Job(design, path, tensors, cache) for path in paths for design in designs]
+    return [Job(design, path, tensors, cache, clock_ns) for path in paths for design in designs]
 
 
 def _print_study(

@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 PACKAGES = (lightnorm, lightnorm_golden)
-RECIPE = ("asic.py", "liberty.py", "synth.py")
+RECIPE = ("asic.py", "liberty.py", "synth.py", "timing.py")
 MODES = {"forward": "train", "backward": "backward"}
 SCALARS = ("logic_area_per_lane_um2", "fmax_mhz", "snr_db", "snr_backward_db")
 PAIRS = ("energy_pj_per_element", "bits_per_element")
@@ -46,12 +46,16 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A design on a target ("ecp5", ..., or the path of a Liberty file), with real tensors."""
+    """A design on a target ("ecp5", ..., or the path of a Liberty file), with real tensors.
+
+    `clock_ns`: on a Liberty file also map for this clock period, and measure the clock.
+    """
 
     design: Design
     target: str
     tensors: Tensors
     cache: Path
+    clock_ns: float | None = None
 
     @property
     def target_name(self) -> str:
@@ -184,13 +188,26 @@ def _bits_per_element(job: Job) -> dict[str, float | None]:
 
 
 def _fmax_mhz(folder: Path, job: Job) -> float:
-    """Highest clock frequency of the netlist in `folder`."""
-    raise NotMeasured("this command does not run a timing analysis")
+    """Highest clock frequency when mapped for the clock period, which is another netlist than that of the area."""
+    if job.target in TARGETS:
+        raise NotMeasured("it takes place and route: lightnorm pnr")
+    if job.clock_ns is None:
+        raise NotMeasured("--clock-ns was not given")
+
+    def synthesize_into(unfinished: Path) -> None:
+        verilog, top = job.design.emit(unfinished)
+        lanes = job.design.facts["lanes"]
+        synthesize(verilog, top=top, target=job.target, out_dir=unfinished, lanes=lanes, clock_ns=job.clock_ns)
+
+    timed = folder / f"clock-{job.clock_ns:g}ns"
+    make_once(timed, synthesize_into)
+    fmax: float = json.loads((timed / "synth.json").read_text())["fmax_mhz"]
+    return fmax
 
 
 def _energy_pj_per_element(folder: Path, job: Job) -> dict[str, float]:
     """Energy of the netlist in `folder`, "forward" and "backward", on the job's tensors."""
-    raise NotMeasured("this command does not run an energy analysis")
+    raise NotMeasured("lightnorm energy measures it, of a LightNorm configuration")
 
 
 ANALYSES: dict[str, Callable[[Path, Job], Any]] = {
