@@ -97,7 +97,7 @@ def run(
         "PYTHONWARNINGS": "ignore::DeprecationWarning",  # cocotbext-axi 0.1.28 uses what cocotb 2 has renamed
         "PYTHONPATH": os.pathsep.join([str(HERE), str(PYTHON_DRIVER), environment["PYTHONPATH"]]),
     }
-    command = SIMULATORS[simulator].command(compiled(simulator, verilog), waves=False)
+    command = SIMULATORS[simulator].command(compiled(simulator, verilog), waves=False, seed=1)
     with (where / "simulator.log").open("wb") as log:
         subprocess.run(command, cwd=where, env=environment, stdin=subprocess.DEVNULL, stdout=log,
                        stderr=subprocess.STDOUT, timeout=300)  # fmt: skip
