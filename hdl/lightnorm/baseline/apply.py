@@ -3,8 +3,8 @@
     y = scale * x + shift
     dx = scale * g - slope * x + term (L2), scale * g + term (range; an extremum has a term of its own)
 
-In cycles: 1 first half of the products, 2 second half and the largest exponent, 3 alignment, 4 the sum. In forward the
-multiplier of x is the one that works; that of g rests.
+In cycles: 1 first half of the products, 2 second half and the largest exponent, 3 alignment, 4 the sum. Short formats
+need no halves, and no first cycle of their own. In forward the multiplier of x is the one that works; that of g rests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from lightnorm_golden.baseline import FloatNormSpec
 from ..arith.floating import float_layout, significand_of
 from .coefficients import coefficients_layout
 from .extrema import mark_layout
-from .lanes import align, lanes_layout, largest_of, partial_products_by_digits, to_common, whole_product
+from .lanes import (
+    MULTIPLIER_ROWS,
+    align,
+    lanes_layout,
+    largest_of,
+    partial_products_by_digits,
+    to_common,
+    whole_product,
+)
 
 __all__ = ["Apply", "beat_layout", "integer_bits", "sums_layout", "word_bits"]
 
@@ -61,7 +69,7 @@ def sums_layout(spec: FloatNormSpec, lanes: int, backward: bool) -> data.StructL
 
 
 class Apply(wiring.Component):
-    """One beat per cycle, latency four; all moves when `i_advance` says so.
+    """One beat per cycle, latency four, three for short formats; all moves when `i_advance` says so.
 
     `i_marks` (range, backward) tells where extrema are in the beat on offer, `o_backward` whether there can be any. A
     channel's coefficients are taken before its first beat and held through its last.
@@ -109,9 +117,13 @@ class Apply(wiring.Component):
         if self.marked:
             m.d.comb += self.o_backward.eq(coefficients.backward)
 
+        merged = spec.common.significand_bits <= MULTIPLIER_ROWS
         loads: list[Value] = [take]
         occupied: Value = take
         for cycle in range(1, 5):
+            if merged and cycle == 1:
+                loads.append(take)
+                continue
             valid = Signal(name=f"valid_{cycle}")
             with m.If(self.i_advance):
                 m.d.sync += valid.eq(occupied)
@@ -119,7 +131,9 @@ class Apply(wiring.Component):
             loads.append(valid & self.i_advance)
         m.d.comb += self.o_valid.eq(occupied)
 
-        def register(value: Value, cycle: int, name: str) -> Signal:
+        def register(value: Value, cycle: int, name: str) -> Value:
+            if merged and cycle == 1:
+                return value
             kept = Signal(value.shape(), name=f"{name}_{cycle}", reset_less=True)
             with m.If(loads[cycle - 1]):
                 m.d.sync += kept.eq(value)
