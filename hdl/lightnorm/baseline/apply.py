@@ -3,8 +3,8 @@
     y = scale * x + shift
     dx = scale * g - slope * x + term (L2), scale * g + term (range; an extremum has a term of its own)
 
-In cycles: 1 first half of the products, 2 second half and the largest exponent, 3 alignment, 4 the sum. In forward the
-multiplier of x is the one that works; that of g rests.
+In cycles: 1 first half of the products, 2 second half and the largest exponent, 3 alignment, 4 the sum. Short formats
+need no halves, and no first cycle of their own. In forward the multiplier of x is the one that works; that of g rests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from lightnorm_golden.baseline import FloatNormSpec
 from ..arith.floating import float_layout, significand_of
 from .coefficients import coefficients_layout
 from .extrema import mark_layout
-from .lanes import align, lanes_layout, largest_of, partial_products, to_common, whole_product
+from .lanes import (
+    MULTIPLIER_ROWS,
+    align,
+    lanes_layout,
+    largest_of,
+    partial_products_by_digits,
+    to_common,
+    whole_product,
+)
 
 __all__ = ["Apply", "beat_layout", "integer_bits", "sums_layout", "word_bits"]
 
@@ -61,7 +69,7 @@ def sums_layout(spec: FloatNormSpec, lanes: int, backward: bool) -> data.StructL
 
 
 class Apply(wiring.Component):
-    """One beat per cycle, latency four; all moves when `i_advance` says so.
+    """One beat per cycle, latency four, three for short formats; all moves when `i_advance` says so.
 
     `i_marks` (range, backward) tells where extrema are in the beat on offer, `o_backward` whether there can be any. A
     channel's coefficients are taken before its first beat and held through its last.
@@ -96,12 +104,26 @@ class Apply(wiring.Component):
             m.d.sync += held.eq(self.i_coefficients.valid)
         with m.If(self.i_coefficients.ready & self.i_coefficients.valid):
             m.d.sync += coefficients.eq(self.i_coefficients.payload)
+        # three times a factor, of which every lane's multiplier has use
+        triples = []
+        dropped = spec.coef.man_bits - spec.scale.man_bits
+        for index in (0, 2) if spec.statistic == "l2" and self.backward else (0,):
+            coming = self.i_coefficients.payload.values[index]
+            factor = Cat(coming.fraction[dropped:], coming.exponent.any())
+            triple = Signal(spec.scale.significand_bits + 2, name=f"triple_{index}", reset_less=True)
+            with m.If(self.i_coefficients.ready & self.i_coefficients.valid):
+                m.d.sync += triple.eq(factor + (factor << 1))
+            triples.append(triple)
         if self.marked:
             m.d.comb += self.o_backward.eq(coefficients.backward)
 
+        merged = spec.common.significand_bits <= MULTIPLIER_ROWS
         loads: list[Value] = [take]
         occupied: Value = take
         for cycle in range(1, 5):
+            if merged and cycle == 1:
+                loads.append(take)
+                continue
             valid = Signal(name=f"valid_{cycle}")
             with m.If(self.i_advance):
                 m.d.sync += valid.eq(occupied)
@@ -109,7 +131,9 @@ class Apply(wiring.Component):
             loads.append(valid & self.i_advance)
         m.d.comb += self.o_valid.eq(occupied)
 
-        def register(value: Value, cycle: int, name: str) -> Signal:
+        def register(value: Value, cycle: int, name: str) -> Value:
+            if merged and cycle == 1:
+                return value
             kept = Signal(value.shape(), name=f"{name}_{cycle}", reset_less=True)
             with m.If(loads[cycle - 1]):
                 m.d.sync += kept.eq(value)
@@ -125,7 +149,7 @@ class Apply(wiring.Component):
             stages.append((kept, [register(flag, cycle, f"flag_{index}") for index, flag in enumerate(stages[-1][1])]))
         m.d.comb += [self.o.backward.eq(stages[4][1][0]), self.o.last.eq(stages[4][1][1])]
         for lane in range(self.lanes):
-            self._lane(m, lane, coefficients, stages, loads, register)
+            self._lane(m, lane, coefficients, triples, stages, register)
         return m
 
     def _numbers(self, m: Module, lane: int, coefficients: Any) -> list[tuple[Any, Any, Value, Value]]:
@@ -154,7 +178,9 @@ class Apply(wiring.Component):
             m.d.comb += number.eq(Mux(coefficients.backward, views[1].as_value(), views[0].as_value()))
         return [(number, factor, Const(0, 1), Const(1, 1))]
 
-    def _lane(self, m: Module, lane: int, coefficients: Any, stages: Any, loads: list[Value], register: Any) -> None:
+    def _lane(
+        self, m: Module, lane: int, coefficients: Any, triples: list[Signal], stages: list[Any], register: Any
+    ) -> None:
         spec, kept = self.spec, self.spec.apply_fraction
         dropped = spec.coef.man_bits - spec.scale.man_bits
         numbers = self._numbers(m, lane, coefficients)
@@ -172,11 +198,13 @@ class Apply(wiring.Component):
             significand = significand_of(number) & counts.replicate(spec.common.significand_bits)
             parts = [
                 register(part, 1, f"{name}_part_{at}")
-                for at, part in enumerate(partial_products(m, significand, scale, name=name))
+                for at, part in enumerate(
+                    partial_products_by_digits(m, significand, scale, triples[index], name=name)
+                )
             ]  # fmt: skip
             sign = (number.sign ^ factor.sign ^ negated) & counts
             products.append((parts, register(exponent, 1, f"{name}_exponent"), register(sign, 1, f"{name}_sign"),
-                             len(scale) // 2))  # fmt: skip
+                             len(significand) // 2))  # fmt: skip
         padding = register(padding, 1, f"padding_{lane}")
         selects = [register(select, 1, f"select_{lane}_{at}") for at, select in enumerate(selects)]
 

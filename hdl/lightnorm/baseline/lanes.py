@@ -10,8 +10,8 @@ from lightnorm_golden.formats import FloatFormat
 
 from ..arith.floating import float_layout
 
-__all__ = ["MULTIPLIER_ROWS", "align", "largest_of", "lanes_layout", "mark_padding", "partial_products", "to_common",
-           "whole_product"]  # fmt: skip
+__all__ = ["MULTIPLIER_ROWS", "align", "largest_of", "lanes_layout", "mark_padding", "partial_products",
+           "partial_products_by_digits", "to_common", "whole_product"]  # fmt: skip
 
 MULTIPLIER_ROWS = 12
 """Longer multiplications take two cycles, half of the rows in each."""
@@ -55,6 +55,24 @@ def partial_products(m: Module, a: Value, b: Value, *, name: str) -> list[Value]
         if len(rows):
             part = Signal(len(a) + len(rows), name=f"{name}_part_{index}")
             m.d.comb += part.eq(a * rows)
+            parts.append(part)
+    return parts
+
+
+def partial_products_by_digits(m: Module, a: Value, b: Value, triple: Value, *, name: str) -> list[Value]:
+    """The same, two bits of a at a time: with 3 * b made once, half the rows. The first part has the low half of a."""
+    middle = len(a) // 2 if len(a) > MULTIPLIER_ROWS else len(a)
+    parts = []
+    for index, digits in enumerate((a[:middle], a[middle:])):
+        rows: list[Value] = []
+        for place in range(0, len(digits) - 1, 2):
+            low, high = digits[place], digits[place + 1]
+            rows.append(Mux(high, Mux(low, triple, b << 1), Mux(low, b, 0)) << place)
+        if len(digits) % 2:
+            rows.append(Mux(digits[-1], b, 0) << (len(digits) - 1))
+        if rows:
+            part = Signal(len(b) + len(digits), name=f"{name}_part_{index}")
+            m.d.comb += part.eq(sum(rows[1:], rows[0]))
             parts.append(part)
     return parts
 

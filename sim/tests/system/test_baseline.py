@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,12 +134,12 @@ def run_machine(design: Design, lanes: int, buffer: int, passes: tuple[str, ...]
     return layers
 
 
-QUICK = ("l2-mixed", "range-fp10")
+def some(*quick: str, of: Iterable[str]) -> list[Any]:
+    """Parameters, of which only `quick` run in every test run."""
+    return [pytest.param(name, marks=() if name in quick else (pytest.mark.slow,)) for name in of]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,)) for name in MACHINES]
-)
+@pytest.mark.parametrize("name", some("l2-mixed", "range-fp10", of=MACHINES))
 def test_machine(name: str) -> None:
     lanes, buffer, passes, stalls = MACHINES[name]
     run_machine(DESIGNS[name], lanes, buffer, passes, stalls)
@@ -150,7 +151,7 @@ def test_builds_with_fewer_passes(name: str) -> None:
     run_machine(DESIGNS[name], *PARTIAL[name], "random")
 
 
-@pytest.mark.parametrize("name", ["l2-mixed"])
+@pytest.mark.parametrize("name", some("l2-mixed", of=["l2-mixed", "range-fp10"]))
 def test_both_simulators(name: str) -> None:
     lanes, buffer, passes, stalls = MACHINES[name]
     rng = np.random.default_rng(5)
@@ -172,7 +173,7 @@ def test_stalls_change_no_bit(name: str, stalls: str) -> None:
         simulate(emitted(DESIGNS[name], lanes, buffer, passes), layers, "verilator", STALLS[stalls], seed=seed)
 
 
-@pytest.mark.parametrize("name", ["l2-bf16", "range-fp10"])
+@pytest.mark.parametrize("name", some("l2-bf16", of=["l2-bf16", "range-fp10"]))
 def test_full_speed(name: str) -> None:
     """One beat per cycle, without a bubble between channels of 32 beats, in every mode and across modes."""
     lanes, design, rng = 4, DESIGNS[name], np.random.default_rng(3)
@@ -185,11 +186,11 @@ def test_full_speed(name: str) -> None:
 
 
 def test_two_passes_take_twice_the_cycles() -> None:
-    lanes, buffer, passes, _ = MACHINES["l2-fp32"]
+    lanes, buffer, passes, _ = MACHINES["l2-mixed"]
     rng = np.random.default_rng(4)
-    layers = [make(DESIGNS["l2-fp32"], mode, 4, 300 * lanes, rng, lanes=lanes, buffer=buffer)
+    layers = [make(DESIGNS["l2-mixed"], mode, 4, 300 * lanes, rng, lanes=lanes, buffer=buffer)
               for mode in ("train", "backward")]  # fmt: skip
-    for layer, result in zip(layers, simulate(emitted(DESIGNS["l2-fp32"], lanes, buffer, passes), layers, "verilator"),
+    for layer, result in zip(layers, simulate(emitted(DESIGNS["l2-mixed"], lanes, buffer, passes), layers, "verilator"),
                              strict=True):  # fmt: skip
         assert layer.two_pass and len(layer.run.x_beats) == 2 * 4 * 300
         x = result.transfers["x"]
@@ -218,7 +219,7 @@ def test_comparison_sees_wrong_bits() -> None:
     assert "two passes" in str(compare_baseline(layer, replace(result, two_pass=False), word_bits=bits))
 
 
-@pytest.mark.parametrize("name", RUNGS)
+@pytest.mark.parametrize("name", some("l2-bf16", of=RUNGS))
 def test_files(name: str, tmp_path: Path) -> None:
     """Same bytes every time, lint-clean, a program short enough for channels of 32 beats."""
     design = RUNGS[name]
