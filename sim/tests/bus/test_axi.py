@@ -14,6 +14,7 @@ from lightnorm_golden import host_constants
 
 from .axi import HERE, MACHINE, STREAMS, generated, run
 from .drivers import LayerWords, compile_driver
+from .test_serial import TESTS as SERIAL_TESTS
 
 TESTS = (
     "runs.registers", "runs.training_step", "runs.idle_and_backpressure", "runs.backward_keeps_the_running_statistics",
@@ -62,7 +63,8 @@ def test_every_bench_is_run() -> None:
         for name in re.findall(r"@cocotb\.test\(\)\nasync def (\w+)", path.read_text())
     }
     others = {"runs.small_step", "runs.inference_only", "runs.largest_window", "drivers.c_driver", "diagrams.record"}
-    assert benches == others.union(TESTS, STREAM_TESTS)
+    serial = {f"serial.{name}" for name in (*SERIAL_TESTS, "inference_only")}
+    assert benches == others.union(TESTS, STREAM_TESTS, serial)
 
 
 @pytest.mark.slow

@@ -23,7 +23,10 @@ TINY = HERE.parents[2] / "configs" / "tiny.toml"
 CELLS = Path("share", "ice40", "cells_sim.v")
 
 
-@pytest.mark.parametrize("test", ["program_of_the_host", "disturbed", "requests", "noise", "given_up"])
+TESTS = ("program_of_the_host", "disturbed", "requests", "noise", "given_up")
+
+
+@pytest.mark.parametrize("test", TESTS)
 def test_verilator(test: str, tmp_path: Path) -> None:
     problem = run(f"serial.{test}", tmp_path / test, config=TINY, top="uart")
     assert problem is None, problem
