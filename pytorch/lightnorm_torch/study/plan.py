@@ -21,6 +21,7 @@ CELLS: tuple[Cell, ...] = tuple((data, network) for data in ("digits", "ising") 
 """Data sets and networks."""
 
 TWO_CELLS = (("digits", "mobilenet"), ("ising", "resnet"))
+DIGITS = CELLS[:2]
 ONE_CELL = (("ising", "resnet"),)
 _EPOCHS_AND_RATE = {
     ("digits", "resnet"): (20, 0.1), ("digits", "mobilenet"): (20, 0.2),
@@ -104,20 +105,22 @@ def plan(seeds: int) -> list[Section]:
         for row in rows([REFERENCE, DEFAULT], ONE_CELL, f"batch {batch}, one epoch: ", batch=batch, epochs=1)
     ]
     others = [authors(), authors(largest="saturates"), authors(shared="largest")]
+    wider = [blocks(block_size=4), blocks("e5m5", "e6m4")]
     sections = [
         ("main", "This project's formats against FP32", 3 * seeds, rows([REFERENCE, DEFAULT], CELLS)),
         ("authors", "The LightNorm authors' settings", seeds, rows([REFERENCE, authors()], TWO_CELLS)),
         ("gains", "Range batch norm in FP32, each gain", seeds, rows([REFERENCE, *gains], TWO_CELLS)),
-        ("dropped", "Extremum terms of the gradient dropped", seeds, rows([REFERENCE, *dropped], TWO_CELLS)),
         ("inference", "Only inference in this arithmetic", seeds, rows([REFERENCE, *inferred], TWO_CELLS)),
+        ("dropped", "Extremum terms of the gradient dropped", seeds, rows([REFERENCE, *dropped], TWO_CELLS)),
         ("scales", "Loss scaling, by the gradient's format", seeds, rows([REFERENCE], ONE_CELL) + scaled),
-        ("batches", "Batch sizes", seeds, in_batches),
         ("formats", "Formats from generous to too small", seeds, rows([REFERENCE, *formats], TWO_CELLS)),
-        ("exponents", "Ranges of the activations' exponent", seeds, rows([REFERENCE, *exponents], ONE_CELL)),
+        ("batches", "Batch sizes", seeds, in_batches),
         ("offsets", "Inputs with a large mean", seeds, shifted),
-        ("small", "configs/small.toml against the default", 2 * seeds, rows([DEFAULT, SMALL], CELLS)),
+        ("exponents", "Ranges of the activations' exponent", seeds, rows([REFERENCE, *exponents], ONE_CELL)),
         ("tiny", "Tiny batches", seeds, tiny),
+        ("small", "configs/small.toml against the default", 2 * seeds, rows([DEFAULT, SMALL], CELLS)),
         ("readings", "Other readings of the authors' settings", seeds, rows([REFERENCE, *others], ONE_CELL)),
+        ("wider", "Formats that cost more than the default", 3 * seeds, rows([REFERENCE, *wider], DIGITS)),
     ]
     return [
         Section(name, title, count, tuple(lines), DEFAULT if name == "small" else REFERENCE)

@@ -47,7 +47,7 @@ def _differences(sections: Sequence[dict[str, Any]]) -> Figure:
                 lines.setdefault(row["label"], (row, section["seeds"]))
     columns = list(dict.fromkeys(_cell_name(cell) for row, _ in lines.values() for cell in row["cells"]))
     figure = Figure(figsize=(2.6 * len(columns) + 3.2, 0.26 * len(lines) + 1.2))
-    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
     for panel, column in zip(panels, columns, strict=True):
         panel.axvspan(-MOST_WIDTH / 2, MOST_WIDTH / 2, color="0.93")
         panel.axvline(0, color="0.5", linewidth=0.8)
@@ -60,8 +60,10 @@ def _differences(sections: Sequence[dict[str, Any]]) -> Figure:
                     panel.plot(d["mean"], place, "o", color=colour, markersize=4)
         panel.set_title(column, fontsize=9)
         panel.set_xscale("symlog", linthresh=1)
+        panel.set_xticks(_ticks(*panel.get_xlim()), minor=False)
         panel.set_xlabel("points of accuracy", fontsize=8)
         panel.tick_params(labelsize=8)
+        panel.xaxis.set_major_formatter("{x:g}")
     panels[0].set_yticks(range(len(lines)), [f"{label} ({seeds})" for label, (_, seeds) in lines.items()])
     panels[0].invert_yaxis()
     return figure
@@ -84,6 +86,8 @@ def _curves(section: dict[str, Any], x_name: str, x_label: str) -> Figure:
         panel.axhline(0, color="0.5", linewidth=0.8)
         panel.set_xscale("log", base=2)
         panel.set_yscale("symlog", linthresh=1)
+        panel.set_yticks(_ticks(*panel.get_ylim()), minor=False)
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.set_title(column, fontsize=9)
         panel.set_xlabel(x_label, fontsize=8)
         panel.tick_params(labelsize=8)
@@ -96,6 +100,11 @@ def _curve(panel: Axes, points: Sequence[tuple[float, dict[str, Any]]], name: st
     x = [value for value, _ in points]
     panel.fill_between(x, [d["low"] for _, d in points], [d["high"] for _, d in points], color=colour, alpha=0.2)
     panel.plot(x, [d["mean"] for _, d in points], "o-", color=colour, label=name, markersize=4)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Of an axis that is linear from -1 to 1 and logarithmic beyond."""
+    return [value for value in (-64, -32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4) if low <= value <= high]
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
