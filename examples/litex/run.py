@@ -34,7 +34,7 @@ def main(folder: Path) -> int:
         "COCOTB_RESULTS_FILE": "results.xml",
         "PYTHONPATH": os.pathsep.join([str(HERE), environment["PYTHONPATH"]]),
     }
-    subprocess.run(tool.command(work.resolve(), waves=False), cwd=work, env=environment, check=False)
+    subprocess.run(tool.command(work.resolve(), waves=False, seed=1), cwd=work, env=environment, check=False)
     results = work / "results.xml"
     cases = ET.parse(results).getroot().findall(".//testcase") if results.exists() else []
     passed = len(cases) == 1 and not cases[0].findall("failure") and not cases[0].findall("error")
