@@ -6,8 +6,9 @@ and ABC maps with its area mapper (amap) after more rounds of optimization than 
 
 The result is the area of the mapped cells before placement: smallest drive strengths, no buffers, clock tree or scan.
 
-With a clock to reach there is another recipe: parallel-prefix carries everywhere, ABC's delay mapper, buffers and drive
-strengths. Two rounds of area optimization less: ABC's dc2 makes ripple carries out of the prefix ones.
+With a clock to reach there is another recipe: parallel-prefix carries everywhere, balanced delays (if -g), ABC's delay
+mapper, buffers and drive strengths. Two rounds of area optimization less: ABC's dc2 makes ripple carries out of the
+prefix ones.
 """
 
 from collections.abc import Iterable
@@ -61,11 +62,11 @@ balance -l; resub -K 8 -N 2 -l; rewrite -l; resub -K 10 -l; rewrite -z -l; resub
 balance -l; resub -K 12 -l; refactor -z -l; resub -K 12 -N 2 -l; rewrite -z -l; balance -l
 """
 SPEED_ABC_SCRIPT = """\
-strash; ifraig; scorr; dch -f; map -B 0.9 -D {delay}; topo
+strash; ifraig; scorr; if -g -K 6; strash; dch -f; map -B 0.9 -D {delay}; topo
 buffer -c -N 12; upsize -D {delay}; dnsize -D {delay}; stime -p
 """
-# Of a clock period; the rest is for the registers, whose delays ABC does not know.
-LOGIC_SHARE = 0.88
+# Of a clock period; the rest is for the registers, whose delays ABC does not know, and for loads that it sees too light.
+LOGIC_SHARE = 0.7
 
 ABC_SCRIPT = f"strash; ifraig\n{2 * ABC_ROUND}strash; dch -f; amap -F 20 -A 20 -C 1000 -m\n"
 

@@ -368,7 +368,8 @@ def synth_command(
         return
     hidden = ("modules", "memories", "critical_path", "stages", "stage_unit", "target", "tool", "top")
     title = f"{config.stem}: {result['top']} on {result['target']} ({result['tool']})"
-    print_pairs(title, {key: number(value) for key, value in result.items() if key not in hidden})
+    facts = {key: value for key, value in result.items() if key not in hidden}
+    print_pairs(title, {key: value if isinstance(value, str) else number(value) for key, value in facts.items()})
     size = result["stage_unit"]
     ordered = sorted(result["stages"].items(), key=lambda item: -item[1])
     print_table("stages", ("stage", size), [(name, number(value)) for name, value in ordered])
