@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 
+from .rank import Rank
+
 __all__ = ["normalize", "shift_left", "shift_right_sticky"]
 
 
@@ -38,13 +40,20 @@ def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> 
     return current, sticky
 
 
-def normalize(m: Module, value: Value, *, name: str) -> tuple[Signal, Signal]:
-    """(value shifted left until its top bit is set, number of places); zero gives all places and zero."""
+def normalize(m: Module, value: Value, *, name: str, cut: Rank | None = None) -> tuple[Signal, Signal]:
+    """(value shifted left until its top bit is set, number of places); zero gives all places and zero.
+
+    Long steps first; with a `cut`, the short half of them is behind that rank, and so are both results.
+    """
     width = len(value)
     current = Signal(width, name=f"{name}_in")
     m.d.comb += current.eq(value)
-    places = []
-    for bit in reversed(range((width - 1).bit_length())):
+    places: list[Value] = []
+    steps = (width - 1).bit_length()
+    for bit in reversed(range(steps)):
+        if cut is not None and bit == steps // 2 - 1:
+            current = cut.keep(current, f"{name}_coarse")
+            places = [cut.keep(place, f"{name}_place_{index}") for index, place in enumerate(places)]
         size = 1 << bit
         empty, step = Signal(name=f"{name}_empty_{size}"), Signal(width, name=f"{name}_by_{size}")
         m.d.comb += [

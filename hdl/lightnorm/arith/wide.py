@@ -84,15 +84,19 @@ class Order(wiring.Component):
 
 
 class Adder(wiring.Component):
-    """The sum of two ordered numbers (see `Order`), exact but for bits that only matter as sticky; combinational."""
+    """The sum of two ordered numbers (see `Order`), exact but for bits that only matter as sticky.
 
-    def __init__(self, *, fmt: WideFormat) -> None:
-        self.format = fmt
+    Combinational; `deep` takes a cycle that ends when `i_advance` says so, between alignment and addition.
+    """
+
+    def __init__(self, *, fmt: WideFormat, deep: bool) -> None:
+        self.format, self.deep = fmt, deep
         super().__init__(
             {
                 "i_large": In(wide_layout(fmt)),
                 "i_small": In(wide_layout(fmt)),
                 "i_places": In(range(fmt.significand_bits + 4)),
+                "i_advance": In(1),
                 "o": Out(unrounded_layout(fmt)),
             }
         )
@@ -100,13 +104,13 @@ class Adder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         large, small = self.i_large, self.i_small
-        subtract = Signal()
+        subtract, total = Signal(), Signal(self.format.significand_bits + 4)
         wide_small = Cat(Const(0, 3), significand(small))
         shifted, sticky = shift_right_sticky(m, wide_small, self.i_places, name="align")
-        aligned, total = Signal(len(wide_small)), Signal(len(wide_small) + 1)
+        rank = Rank(m, "aligned", Const(1), advance=self.i_advance, built=self.deep)
+        aligned, large = rank.keep(shifted | sticky, "small"), rank.keep(large, "large")
         m.d.comb += [
-            subtract.eq(large.sign ^ small.sign),
-            aligned.eq(shifted | sticky),
+            subtract.eq(large.sign ^ rank.keep(small.sign, "small_sign")),
             total.eq(Cat(Const(0, 3), significand(large)) + (aligned ^ subtract.replicate(len(total))) + subtract),
             self.o.sign.eq(large.sign),
             self.o.magnitude.eq(total << (len(self.o.magnitude) - len(total))),
@@ -118,8 +122,8 @@ class Adder(wiring.Component):
 class Rounder(wiring.Component):
     """Normalizes and rounds to the wide format, or to the scale's shorter fraction.
 
-    Combinational; `deep` takes a cycle that ends when `i_advance` says so, between the two. `i_scale` belongs to the
-    second.
+    Combinational; `deep` takes two cycles that end when `i_advance` says so, in the middle of the normalization and
+    behind it. `i_scale` belongs to the rounding.
     RNE; below 2^-126 after rounding +0; above the largest finite value that value (arithmetic specification, section
     1).
     """
@@ -133,12 +137,16 @@ class Rounder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt = self.format
-        normalized, places = normalize(m, self.i.magnitude, name="normalize")
+        cut, rank = (
+            Rank(m, name, Const(1), advance=self.i_advance, built=self.deep) for name in ("coarse", "normalized")
+        )
+        normalized, places = normalize(m, self.i.magnitude, name="normalize", cut=cut)
         leading_exponent = Signal(signed(EXPONENT_BITS + 1))
-        m.d.comb += leading_exponent.eq(self.i.exponent - places)
-        rank = Rank(m, "normalized", Const(1), advance=self.i_advance, built=self.deep)
+        m.d.comb += leading_exponent.eq(cut.keep(self.i.exponent, "exponent") - places)
         shifted, leading_exponent = rank.keep(normalized, "shifted"), rank.keep(leading_exponent, "exponent")
-        sticky, sign = rank.keep(self.i.sticky, "sticky"), rank.keep(self.i.sign, "sign")
+        sticky, sign = (
+            rank.keep(cut.keep(value, name), name) for value, name in ((self.i.sticky, "sticky"), (self.i.sign, "sign"))
+        )
         low = fmt.man_bits - self.scale.man_bits  # bits of the significand that a scale does not have
 
         def decision(bits: int) -> Value:
@@ -153,13 +161,16 @@ class Rounder(wiring.Component):
             increment.eq(Mux(self.i_scale, decision(self.scale.significand_bits), decision(fmt.significand_bits))),
             rounded.eq((kept | filler) + increment),
         ]
-        exponent = Signal(signed(EXPONENT_BITS + 1))
-        m.d.comb += exponent.eq(leading_exponent + rounded[-1])
-        overflow, flush = Signal(), Signal()
+        # all that the carry decides is there before it
+        exponent, following = Signal(signed(EXPONENT_BITS + 1)), Signal(signed(EXPONENT_BITS + 1))
+        carry, overflow, flush = Signal(), Signal(), Signal()
         largest = (1 << fmt.exp_bits) - 2
         m.d.comb += [
-            overflow.eq(exponent > largest),
-            flush.eq(~shifted[-1] | (exponent < 1)),
+            carry.eq(rounded[-1]),
+            following.eq(leading_exponent + 1),
+            exponent.eq(Mux(carry, following, leading_exponent)),
+            overflow.eq((leading_exponent > largest) | ((leading_exponent == largest) & carry)),
+            flush.eq(~shifted[-1] | (leading_exponent < 0) | ((leading_exponent == 0) & ~carry)),
             self.o.fraction.eq(
                 Mux(flush, 0, (rounded[: fmt.man_bits] | overflow.replicate(fmt.man_bits)) & ~filler[: fmt.man_bits])
             ),

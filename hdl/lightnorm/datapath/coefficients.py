@@ -20,8 +20,14 @@ MODES = {"infer": 0, "train": 1, "backward": 2}
 """Values of the run-time input `mode`."""
 
 
+def _latency(deep: bool) -> int:
+    """Slots from an operation's last one to the first that can read its result: its ranks, the unrounded result and the
+    result."""
+    return 7 if deep else 2
+
+
 def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
-    """The longest program of the default formats must not take longer than 32 beats, `deep` than 64."""
+    """The longest program of the default formats must not take longer than 32 beats, `deep` than 96."""
     return 3 if "backward" in passes and not deep else 2
 
 
@@ -39,8 +45,9 @@ def coefficients_layout(spec: NormSpec, terms: int) -> data.StructLayout:
 class TotalSelect(wiring.Component):
     """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit.
 
-    Combinational; `deep` takes a cycle that ends when `i_advance` says so. A digit is as long as a wide significand, so
-    the pair below the leading digit holds every bit that rounding looks at.
+    Combinational; `deep` takes three cycles that end when `i_advance` says so, behind the choice, the search of the
+    leading digit, and the sign. A digit is as long as a wide significand, so the pair below the leading digit holds
+    every bit that rounding looks at.
     """
 
     def __init__(self, *, spec: NormSpec, names: tuple[str, ...], deep: bool) -> None:
@@ -62,6 +69,8 @@ class TotalSelect(wiring.Component):
                 with m.Case(index):
                     exponent = fmt.bias + self.shapes[name][1] + digit
                     m.d.comb += [chosen.eq(getattr(self, f"i_{name}")), base.eq(exponent)]
+        rank = Rank(m, "selected", Const(1), advance=self.i_advance, built=self.deep)
+        chosen, base = rank.keep(chosen, "chosen"), rank.keep(base, "base")
         negative = chosen[-1]
         digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
         pair, position = Signal(2 * digit), Signal(range(count))
@@ -77,14 +86,17 @@ class TotalSelect(wiring.Component):
                         position.eq(index),
                         below.eq(Cat(nonzero[: index - 1]).any() if index > 1 else 0),
                     ]
-        rank = Rank(m, "chosen", Const(1), advance=self.i_advance, built=self.deep)
+        rank = Rank(m, "found", Const(1), advance=self.i_advance, built=self.deep)
         pair, negative, below = rank.keep(pair, "pair"), rank.keep(negative, "negative"), rank.keep(below, "below")
+        unrounded = Signal(unrounded_layout(fmt), name="signed")
         m.d.comb += [
-            self.o.magnitude.eq((pair ^ negative.replicate(2 * digit)) + (negative & ~below)),
-            self.o.sticky.eq(below),
-            self.o.sign.eq(negative),
-            self.o.exponent.eq(rank.keep(base, "base") + rank.keep(position, "position") * digit),
+            unrounded.magnitude.eq((pair ^ negative.replicate(2 * digit)) + (negative & ~below)),
+            unrounded.sticky.eq(below),
+            unrounded.sign.eq(negative),
+            unrounded.exponent.eq(rank.keep(base, "base") + rank.keep(position, "position") * digit),
         ]
+        rank = Rank(m, "signed", Const(1), advance=self.i_advance, built=self.deep)
+        m.d.comb += self.o.eq(rank.keep(unrounded, "total"))
         return m
 
 
@@ -142,10 +154,10 @@ class Reciprocal(wiring.Component):
 class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
-    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 64), longer if
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 96), longer if
     parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
-    multiplication) and a cycle of rounding, `deep` one more of each; a reciprocal runs beside the others. `o` offers
-    the coefficients until they are taken.
+    multiplication) and a cycle of rounding, `deep` five more of them, and one for the slot itself; a reciprocal runs
+    beside the others. `o` offers the coefficients until they are taken.
 
     Ports
     -----
@@ -175,12 +187,12 @@ class Coefficients(wiring.Component):
                 divide_cycles=self.reciprocal.cycles,
                 scale_is_short=short,
                 pinned=self.pinned,
-                latency=4 if deep else 2,
-                first_total=first_total(deep),
+                latency=_latency(deep),
+                first_total=first_total(deep) - deep,  # a slot acts a cycle after it was fetched
             )
             for name in passes
         }
-        self.latency = {name: len(program.slots) + 1 for name, program in self.programs.items()}
+        self.latency = {name: len(program.slots) + 1 + deep for name, program in self.programs.items()}
         shapes = statistics_shapes(spec)
         super().__init__(
             {f"i_{name}": In(shapes[name][0]) for name in self.statistics}
@@ -207,10 +219,11 @@ class Coefficients(wiring.Component):
         parameter = Signal(wide_layout(fmt), reset_less=True)
         parameter_valid = Signal()
 
-        # the micro-program's controls
+        # the micro-program's controls; `deep` fetches them a cycle before they act
         slot_count = max(len(program.slots) for program in self.programs.values())
         step = Signal(range(slot_count))
         running, done, advance, last = Signal(), Signal(), Signal(), Signal()
+        executing, fetch = Signal(), Signal()
         needs_parameter, pop, emit = Signal(), Signal(), Signal()
         mode = Signal(2, reset_less=True)
         kind, negate_b, first_half, second_half = Signal(Kind), Signal(), Signal(), Signal()
@@ -253,15 +266,36 @@ class Coefficients(wiring.Component):
                                     m.d.comb += select_total.eq(self.statistics.index(operation.a))
                                 else:
                                     self._select(operation, slot.registers, sources, registers, select_a, select_b)
-        operand_a, operand_b = select_a.finish(), select_b.finish()
+        fetched = Rank(m, "fetched", running, advance=fetch, built=self.deep)
+        fetched_last = last
+        last, pop, emit, needs_parameter, divide_start, divide_step, write, to_scale = (
+            fetched.keep(value, name)
+            for name, value in (
+                ("last", last), ("pop", pop), ("emit", emit), ("needs_parameter", needs_parameter),
+                ("divide_start", divide_start), ("divide_step", divide_step), ("write", write), ("to_scale", to_scale),
+            )
+        )  # fmt: skip
+        kind, first_half, second_half, negate_b, select_total = (
+            fetched.keep(value, name)
+            for name, value in (
+                ("kind", kind), ("first_half", first_half), ("second_half", second_half), ("negate_b", negate_b),
+                ("select_total", select_total),
+            )
+        )  # fmt: skip
+        operand_a, operand_b = select_a.finish(fetched), select_b.finish(fetched)
 
         # operands
         order = m.submodules.order = Order(fmt=fmt)
         reciprocal = m.submodules.reciprocal = self.reciprocal
+        selected = Rank(m, "selected", Const(1), advance=advance, built=self.deep)
+        kind, first_half, second_half = (
+            selected.keep(value, name)
+            for name, value in (("kind", kind), ("first_half", first_half), ("second_half", second_half))
+        )
         m.d.comb += [
-            order.i_a.eq(operand_a),
-            order.i_b.eq(operand_b),
-            order.i_negate_b.eq(negate_b),
+            order.i_a.eq(selected.keep(operand_a, "a")),
+            order.i_b.eq(selected.keep(operand_b, "b")),
+            order.i_negate_b.eq(selected.keep(negate_b, "negate_b")),
             order.i_keep.eq(kind != Kind.ADD),
             reciprocal.i_divisor.eq(registers[self.pinned["spread"]]),
             reciprocal.i_start.eq(divide_start & advance),
@@ -274,19 +308,22 @@ class Coefficients(wiring.Component):
             for name, value in (("kind", kind), ("first_half", first_half), ("second_half", second_half))
         )
 
-        adder = m.submodules.adder = Adder(fmt=fmt)
+        adder = m.submodules.adder = Adder(fmt=fmt, deep=self.deep)
         m.d.comb += [
-            adder.i_large.eq(a), adder.i_small.eq(b), adder.i_places.eq(rank.keep(order.o_places, "places"))
+            adder.i_large.eq(a), adder.i_small.eq(b), adder.i_places.eq(rank.keep(order.o_places, "places")),
+            adder.i_advance.eq(advance),
         ]  # fmt: skip
         unrounded = Signal(unrounded_layout(fmt), reset_less=True)
-        product = self._multiply(m, a, b, first_half, second_half, unrounded)
+        rank = Rank(m, "partial", Const(1), advance=advance, built=self.deep)
+        product = self._multiply(m, a, b, first_half, second_half, unrounded, rank)
+        kind, b_exists = rank.keep(kind, "kind"), rank.keep(b.exponent.any(), "b_exists")
         following = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
             with m.Case(Kind.MULTIPLY, Kind.MULTIPLY_SCALE):
                 m.d.comb += following.eq(product)
             with m.Case(Kind.RECIPROCAL):
                 m.d.comb += following.eq(reciprocal.o)
-                with m.If(~b.exponent.any()):
+                with m.If(~b_exists):
                     m.d.comb += [following.magnitude.eq(0), following.sticky.eq(0)]
             if self.statistics:
                 total = m.submodules.total = TotalSelect(spec=self.spec, names=self.statistics, deep=self.deep)
@@ -310,9 +347,11 @@ class Coefficients(wiring.Component):
         result_free = Signal()
         m.d.comb += [
             result_free.eq(~self.o_results.valid | self.o_results.ready),
-            advance.eq(running & ~(needs_parameter & ~parameter_valid) & ~(emit & ~result_free)),
-            self.o_begin.eq(~running & self.i_request & (~done | self.o.ready)),
-            self.o_idle.eq(~running & ~self.i_request),
+            executing.eq(fetched.valid),
+            advance.eq(executing & ~(needs_parameter & ~parameter_valid) & ~(emit & ~result_free)),
+            fetch.eq(advance | ~executing if self.deep else advance),
+            self.o_begin.eq(~running & ~(executing & self.deep) & self.i_request & (~done | self.o.ready)),
+            self.o_idle.eq(~running & ~(executing & self.deep) & ~self.i_request),
             self.o.valid.eq(done),
             self.o.payload.scale.eq(
                 registers[self.pinned["scale"]].as_value()[fmt.man_bits - self.spec.scale.man_bits :]
@@ -323,10 +362,12 @@ class Coefficients(wiring.Component):
             m.d.comb += self.o.payload.terms[index].eq(registers[2 + index])
         with m.If(done & self.o.ready):
             m.d.sync += done.eq(0)
-        with m.If(advance):
+        with m.If(running & fetch):
             m.d.sync += step.eq(step + 1)
-            with m.If(last):
-                m.d.sync += [running.eq(0), done.eq(1)]
+            with m.If(fetched_last):
+                m.d.sync += running.eq(0)
+        with m.If(advance & last):
+            m.d.sync += done.eq(1)
         with m.If(self.o_begin):
             m.d.sync += [running.eq(1), step.eq(0), mode.eq(self.i_mode)]
 
@@ -375,9 +416,10 @@ class Coefficients(wiring.Component):
         first_half: Signal,
         second_half: Signal,
         partial: data.View[data.StructLayout],
+        rank: Rank,
     ) -> data.View[data.StructLayout]:
         """Half of b's significand per cycle, the low half first; a short b is in the high half and needs no first
-        cycle."""
+        cycle. The rank is between the rows and their sum with the `partial` result."""
         fmt, low_bits = self.spec.coef, _low_bits(self.spec)
         product = Signal(unrounded_layout(fmt), name="product")
         high_bits = fmt.significand_bits - low_bits
@@ -388,13 +430,17 @@ class Coefficients(wiring.Component):
         m.d.comb += [
             factor.eq(Mux(first_half, significand(b)[:low_bits], significand(b)[low_bits:])),
             rows.eq(significand(a) * factor),
+        ]
+        rows = rank.keep(rows, "rows")
+        first_half, second_half = rank.keep(first_half, "first_half"), rank.keep(second_half, "second_half")
+        m.d.comb += [
             carried.eq(partial.magnitude[low_bits:] & second_half.replicate(fmt.significand_bits)),
             total.eq(rows + carried),
             product.magnitude.eq(
                 Mux(first_half, rows, Cat(partial.magnitude[:low_bits] & second_half.replicate(low_bits), total))
             ),
-            product.exponent.eq(a.exponent + b.exponent - (fmt.bias - 2)),
-            product.sign.eq(a.sign ^ b.sign),
+            product.exponent.eq(rank.keep(a.exponent + b.exponent, "exponents") - (fmt.bias - 2)),
+            product.sign.eq(rank.keep(a.sign ^ b.sign, "product_sign")),
         ]
         return product
 
@@ -412,9 +458,11 @@ class _Selector:
         self._sources.setdefault(key, source)
         self._module.d.comb += self._select.eq(list(self._sources).index(key))
 
-    def finish(self) -> data.View[data.StructLayout]:
+    def finish(self, fetched: Rank) -> data.View[data.StructLayout]:
+        """The operand, chosen behind the rank."""
+        select = fetched.keep(self._select, f"select_{self._name}")
         operand = Signal(wide_layout(self._format), name=f"operand_{self._name}")
-        with self._module.Switch(self._select):
+        with self._module.Switch(select):
             for index, source in enumerate(self._sources.values()):
                 with self._module.Case(index):
                     self._module.d.comb += operand.eq(source)

@@ -42,7 +42,7 @@ FINE_BITS = 3
 def first_total(deep: bool) -> int:
     """Cycles from the one in which a channel's last beat leaves the first stage and the program begins, to the first
     in which the first of `STATISTICS` is complete; less one."""
-    return 2 if deep else 0
+    return 3 if deep else 0
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -64,11 +64,23 @@ def _order_key(element: data.View[data.StructLayout]) -> Value:
     return Cat(element.significand ^ element.sign.replicate(len(element.significand)), ~element.sign)
 
 
-def _signed_sum(m: Module, magnitudes: list[Value], signs: list[Value], *, name: str) -> Signal:
-    """Sum of (-1)^sign * magnitude; a zero may have any sign.
+def _signed_sum(
+    m: Module, magnitudes: list[Value], signs: list[Value], *, name: str, cut: Rank | None = None
+) -> Signal:
+    """Sum of (-1)^sign * magnitude; a zero may have any sign. With a `cut`, groups of four are summed before that rank.
 
     A negative one is its inverted magnitude, minus 2^bits, plus 1.
     """
+    if cut is not None:
+        groups = [
+            cut.keep(
+                _signed_sum(m, magnitudes[i : i + 4], signs[i : i + 4], name=f"{name}_group_{i}"), f"{name}_group_{i}"
+            )
+            for i in range(0, len(signs), 4)
+        ]
+        grouped = Signal(signed(len(magnitudes[0]) + 1 + (len(signs) - 1).bit_length()), name=name)
+        m.d.comb += grouped.eq(sum(groups[1:], groups[0]))
+        return grouped
     bits = len(magnitudes[0])
     negatives = Signal(range(len(signs) + 1), name=f"{name}_negatives")
     total = Signal(signed(bits + 1 + (len(signs) - 1).bit_length()), name=name)
@@ -317,6 +329,7 @@ class Reduce(wiring.Component):
             self.o_ready.eq(~first.valid | go),
         ]
         second = Rank(m, "second", go, built=self.deep)
+        third = Rank(m, "third", second.valid, built=self.deep)
         summaries, sums = [], []
         for index in range(blocks):
             block = self.i[index]
@@ -329,14 +342,14 @@ class Reduce(wiring.Component):
             elements = [block.elements[lane] for lane in range(fmt.block_size)]
             block_sum = _signed_sum(
                 m, [element.significand for element in elements], [element.sign for element in elements],
-                name=f"block_sum_{index}",
+                name=f"block_sum_{index}", cut=first if self.deep else None,
             )  # fmt: skip
-            sums.append((first.keep(block_sum, f"sum_{index}"), shared_exp))
+            sums.append(self._kept_sum(block_sum, shared_exp, first, second, f"sum_{index}"))
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
         ranges = self._scan(
-            m, summaries, second.keep(chunk_end, "chunk_end"), second.keep(records, "records"), second.valid,
-            second.keep(last, "last"),
+            m, summaries, second.keep(chunk_end, "chunk_end"), second.keep(records, "records"),
+            second.keep(last, "last"), third,
         )  # fmt: skip
 
         # the totals, each in its cycle
@@ -376,20 +389,25 @@ class Reduce(wiring.Component):
             with m.If(valid):
                 m.d.sync += fresh.eq(closing)
 
-        total("total", sums, fmt.max_shared_exp, behind=0)
+        total("total", sums, fmt.max_shared_exp, behind=int(self.deep))
         total("range_total", [], 0, behind=0)
         if self.backward:
-            grad_sums, product_sums = self._gradient_sums(m, first, second)
+            grad_sums, product_sums = self._gradient_sums(m, first, second, third)
             largest_grad = self.spec.gradient.max_shared_exp
-            total("grad_total", grad_sums, largest_grad, behind=0)
-            total("product_total", product_sums, fmt.max_shared_exp + largest_grad, behind=int(self.deep))
+            total("grad_total", grad_sums, largest_grad, behind=int(self.deep))
+            total("product_total", product_sums, fmt.max_shared_exp + largest_grad, behind=2 * self.deep)
         return m
 
+    def _kept_sum(self, total: Value, shared_exp: Value, first: Rank, second: Rank, name: str) -> tuple[Value, Value]:
+        """A block's sum, whose `deep` form lies behind the first rank already, and its exponent: behind the second."""
+        kept = total if self.deep else first.keep(total, name)
+        return second.keep(kept, name), second.keep(shared_exp, f"{name}_exp")
+
     def _gradient_sums(
-        self, m: Module, first: Rank, second: Rank
+        self, m: Module, first: Rank, second: Rank, third: Rank
     ) -> tuple[list[tuple[Value, Value]], list[tuple[Value, Value]]]:
-        """Sum and shared exponent of each gradient block, behind the first rank; sum of products and of both exponents
-        of each piece that lies in one block of either format, behind the second."""
+        """Sum and shared exponent of each gradient block, behind the second rank; sum of products and of both exponents
+        of each piece that lies in one block of either format, behind the third."""
         fmt, grad_fmt = self.spec.activation, self.spec.gradient
         grad_sums = []
         for index in range(self.lanes // grad_fmt.block_size):
@@ -397,11 +415,10 @@ class Reduce(wiring.Component):
             elements = [block.elements[lane] for lane in range(grad_fmt.block_size)]
             block_sum = _signed_sum(
                 m, [element.significand for element in elements], [element.sign for element in elements],
-                name=f"grad_block_sum_{index}",
+                name=f"grad_block_sum_{index}", cut=first if self.deep else None,
             )  # fmt: skip
-            grad_sums.append(
-                (first.keep(block_sum, f"grad_sum_{index}"), first.keep(block.shared_exp, f"grad_exp_{index}"))
-            )
+            shared_exp = first.keep(block.shared_exp, f"grad_shared_exp_{index}")
+            grad_sums.append(self._kept_sum(block_sum, shared_exp, first, second, f"grad_sum_{index}"))
         product_sums = []
         piece = math.gcd(fmt.block_size, grad_fmt.block_size)
         for index in range(self.lanes // piece):
@@ -417,7 +434,9 @@ class Reduce(wiring.Component):
             if self.deep:
                 products = [first.keep(product, f"product_{index}_{i}") for i, product in enumerate(products)]
                 signs = [first.keep(sign, f"product_sign_{index}_{i}") for i, sign in enumerate(signs)]
-            piece_sum: Value = _signed_sum(m, products, signs, name=f"product_piece_sum_{index}")
+            piece_sum: Value = _signed_sum(
+                m, products, signs, name=f"product_piece_sum_{index}", cut=second if self.deep else None
+            )
             if not self.deep:
                 piece_sum = first.keep(piece_sum, f"product_sum_{index}")
             exponent = first.keep(
@@ -425,8 +444,9 @@ class Reduce(wiring.Component):
                 + self.i_grad[index * piece // grad_fmt.block_size].shared_exp,
                 f"product_exp_{index}",
             )
+            exponent = second.keep(exponent, f"product_exp_{index}")
             product_sums.append(
-                (second.keep(piece_sum, f"product_sum_{index}"), second.keep(exponent, f"product_exp_{index}"))
+                (third.keep(piece_sum, f"product_sum_{index}"), third.keep(exponent, f"product_exp_{index}"))
             )
         return grad_sums, product_sums
 
@@ -436,11 +456,16 @@ class Reduce(wiring.Component):
         summaries: list[tuple[BlockExtrema, Signal]],
         chunk_end: Value,
         records: Value,
-        go: Value,
         last: Value,
+        rank: Rank,
     ) -> list[Value]:
-        """Registered: the addends of `range_total`; and what is known of a closed chunk's places, as it closes."""
-        fmt = self.spec.activation
+        """Registered: the addends of `range_total`; and what is known of a closed chunk's places, as it closes.
+
+        Behind the rank, but for the normalization of the blocks' extrema."""
+        fmt, go = self.spec.activation, rank.valid
+        chunk_end, records, last = (
+            rank.keep(value, name) for name, value in (("chunk_end", chunk_end), ("records", records), ("last", last))
+        )
         key_bits = _exponent_bits(fmt) + fmt.man_bits + 1
         place = place_layout(fmt, len(summaries))
         carried = {kind: Signal(key_bits, name=f"carried_{kind}", reset_less=True) for kind in ("max", "min")}
@@ -450,7 +475,7 @@ class Reduce(wiring.Component):
         running, running_place, begins = dict(carried), dict(carried_place), fresh
         ranges: list[Value] = []
         for index, (extrema, shared_exp) in enumerate(summaries):
-            empty = extrema.empty
+            empty = rank.keep(extrema.empty, f"empty_{index}")
             closes = Signal(name=f"closes_{index}")
             m.d.comb += closes.eq(chunk_end[index] & ~empty & go)
             for kind, key, lane in (
@@ -458,12 +483,12 @@ class Reduce(wiring.Component):
             ):  # fmt: skip
                 normalized = m.submodules[f"{kind}_{index}"] = Normalized(fmt=fmt)
                 beyond, chosen = Signal(name=f"{kind}_beyond_{index}"), Signal(key_bits, name=f"chunk_{kind}_{index}")
-                before = running[kind]
+                before, order_key = running[kind], rank.keep(normalized.o, f"{kind}_{index}")
                 m.d.comb += [
                     normalized.i_key.eq(key),
                     normalized.i_shared_exp.eq(shared_exp),
-                    beyond.eq(((normalized.o > before if kind == "max" else normalized.o < before) | begins) & ~empty),
-                    chosen.eq(Mux(beyond, normalized.o, before)),
+                    beyond.eq(((order_key > before if kind == "max" else order_key < before) | begins) & ~empty),
+                    chosen.eq(Mux(beyond, order_key, before)),
                 ]
                 running[kind] = chosen
                 if self.backward:
@@ -472,7 +497,7 @@ class Reduce(wiring.Component):
                     m.d.comb += [
                         here.beat.eq(beat),
                         here.block.eq(index),
-                        here.lane.eq(lane),
+                        here.lane.eq(rank.keep(lane, f"{kind}_lane_{index}")),
                         chosen_place.eq(Mux(beyond, here.as_value(), running_place[kind].as_value())),
                         self.o_records[index][kind].eq(chosen_place),
                     ]
