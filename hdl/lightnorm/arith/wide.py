@@ -67,7 +67,7 @@ class Order(wiring.Component):
         fmt, a, b = self.format, self.i_a, self.i_b
         swap = Signal()
         negated = Signal(wide_layout(fmt))
-        ahead, behind, distance = Signal(fmt.exp_bits), Signal(fmt.exp_bits), Signal(fmt.exp_bits)
+        ahead, behind, distance = Signal(signed(fmt.exp_bits + 1)), Signal(fmt.exp_bits), Signal(fmt.exp_bits)
         # three bits below the last place are enough: two that a normalization can bring up, and one sticky
         most = fmt.significand_bits + 3
         m.d.comb += [
@@ -77,7 +77,7 @@ class Order(wiring.Component):
             self.o_small.eq(Mux(swap, a.as_value(), negated.as_value())),
             ahead.eq(a.exponent - b.exponent),
             behind.eq(b.exponent - a.exponent),
-            distance.eq(Mux(swap, behind, ahead)),
+            distance.eq(Mux(ahead < 0, behind, ahead)),  # not waiting for `swap`, which is the same or does not matter
             self.o_places.eq(Mux(distance > most, most, distance)),
         ]
         return m
@@ -122,8 +122,8 @@ class Adder(wiring.Component):
 class Rounder(wiring.Component):
     """Normalizes and rounds to the wide format, or to the scale's shorter fraction.
 
-    Combinational; `deep` takes two cycles that end when `i_advance` says so, in the middle of the normalization and
-    behind it. `i_scale` belongs to the rounding.
+    Combinational; `deep` takes three cycles that end when `i_advance` says so: in the middle of the normalization,
+    behind it, and behind the rounding decision. `i_scale` belongs to that decision.
     RNE; below 2^-126 after rounding +0; above the largest finite value that value (arithmetic specification, section
     1).
     """
@@ -153,24 +153,32 @@ class Rounder(wiring.Component):
             dropped = shifted[: len(shifted) - bits]
             return round_up(shifted[-bits], dropped[-1], dropped[:-1].any() | sticky)
 
-        kept, increment = Signal(fmt.significand_bits), Signal()
-        filler, rounded = Signal(fmt.significand_bits), Signal(fmt.significand_bits + 1)
+        kept, filler, increment = Signal(fmt.significand_bits), Signal(fmt.significand_bits), Signal()
+        largest = (1 << fmt.exp_bits) - 2
         m.d.comb += [
             filler.eq(Mux(self.i_scale, (1 << low) - 1, 0)),  # carries the increment up to the scale's last place
             kept.eq(shifted[-fmt.significand_bits :]),
             increment.eq(Mux(self.i_scale, decision(self.scale.significand_bits), decision(fmt.significand_bits))),
-            rounded.eq((kept | filler) + increment),
         ]
+        rank = Rank(m, "decided", Const(1), advance=self.i_advance, built=self.deep)
+        kept, filler, increment, leading_exponent, sign = (
+            rank.keep(value, name)
+            for name, value in (
+                ("kept", kept), ("filler", filler), ("increment", increment), ("exponent", leading_exponent),
+                ("sign", sign),
+            )
+        )  # fmt: skip
         # all that the carry decides is there before it
-        exponent, following = Signal(signed(EXPONENT_BITS + 1)), Signal(signed(EXPONENT_BITS + 1))
+        rounded, following = Signal(fmt.significand_bits + 1), Signal(signed(EXPONENT_BITS + 1))
+        exponent = Signal(signed(EXPONENT_BITS + 1))
         carry, overflow, flush = Signal(), Signal(), Signal()
-        largest = (1 << fmt.exp_bits) - 2
         m.d.comb += [
+            rounded.eq((kept | filler) + increment),
             carry.eq(rounded[-1]),
             following.eq(leading_exponent + 1),
             exponent.eq(Mux(carry, following, leading_exponent)),
             overflow.eq((leading_exponent > largest) | ((leading_exponent == largest) & carry)),
-            flush.eq(~shifted[-1] | (leading_exponent < 0) | ((leading_exponent == 0) & ~carry)),
+            flush.eq(~kept[-1] | (leading_exponent < 0) | ((leading_exponent == 0) & ~carry)),
             self.o.fraction.eq(
                 Mux(flush, 0, (rounded[: fmt.man_bits] | overflow.replicate(fmt.man_bits)) & ~filler[: fmt.man_bits])
             ),

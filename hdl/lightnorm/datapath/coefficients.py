@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -23,12 +26,14 @@ MODES = {"infer": 0, "train": 1, "backward": 2}
 def _latency(deep: bool) -> int:
     """Slots from an operation's last one to the first that can read its result: its ranks, the unrounded result and the
     result."""
-    return 7 if deep else 2
+    return 8 if deep else 2
 
 
 def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
     """The longest program of the default formats must not take longer than 32 beats, `deep` than 96."""
-    return 3 if "backward" in passes and not deep else 2
+    if deep:
+        return 1
+    return 3 if "backward" in passes else 2
 
 
 def _low_bits(spec: NormSpec) -> int:
@@ -73,19 +78,26 @@ class TotalSelect(wiring.Component):
         chosen, base = rank.keep(chosen, "chosen"), rank.keep(base, "base")
         negative = chosen[-1]
         digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
-        pair, position = Signal(2 * digit), Signal(range(count))
-        below = Signal()  # something nonzero under the pair
-        m.d.comb += pair.eq(Cat(Const(0, digit), digits[0]))
-        nonzero = [Signal(name=f"nonzero_{index}") for index in range(count)]
+        differs, nonzero = Signal(count), Signal(count)  # from the sign
+        m.d.comb += [
+            differs.eq(Cat((value ^ negative.replicate(digit)).any() for value in digits[1:]) << 1),
+            nonzero.eq(Cat(value.any() for value in digits)),
+        ]
+        pair, position, below = Signal(2 * digit), Signal(range(count)), Signal()  # something nonzero under the pair
+        found: list[tuple[Value, ...]] = []
         for index in range(count):
-            m.d.comb += nonzero[index].eq(digits[index].any())
-            if index:
-                with m.If((digits[index] ^ negative.replicate(digit)).any()):
-                    m.d.comb += [
-                        pair.eq(Cat(digits[index - 1], digits[index])),
-                        position.eq(index),
-                        below.eq(Cat(nonzero[: index - 1]).any() if index > 1 else 0),
-                    ]
+            leads = Signal(name=f"leads_{index}")  # the highest that differs, else the lowest
+            m.d.comb += leads.eq(~differs[index + 1 :].any() & (differs[index] if index else 1))
+            here = Cat(digits[index - 1] if index else Const(0, digit), digits[index])
+            found.append(
+                (
+                    here & leads.replicate(2 * digit),
+                    Const(index, len(position)) & leads.replicate(len(position)),
+                    nonzero[: max(index - 1, 0)].any() & leads,
+                )
+            )
+        for signal, of_digit in zip((pair, position, below), zip(*found, strict=True), strict=True):
+            m.d.comb += signal.eq(functools.reduce(operator.or_, of_digit))
         rank = Rank(m, "found", Const(1), advance=self.i_advance, built=self.deep)
         pair, negative, below = rank.keep(pair, "pair"), rank.keep(negative, "negative"), rank.keep(below, "below")
         unrounded = Signal(unrounded_layout(fmt), name="signed")
@@ -156,7 +168,7 @@ class Coefficients(wiring.Component):
 
     A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 96), longer if
     parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
-    multiplication) and a cycle of rounding, `deep` five more of them, and one for the slot itself; a reciprocal runs
+    multiplication) and a cycle of rounding, `deep` six more of them, and one for the slot itself; a reciprocal runs
     beside the others. `o` offers the coefficients until they are taken.
 
     Ports
@@ -249,10 +261,9 @@ class Coefficients(wiring.Component):
                                 divide_step.eq(slot.divide_step),
                             ]
                             if slot.write:
-                                m.d.comb += [
-                                    write.eq(1 << slot.registers[slot.write.result]),
-                                    to_scale.eq(slot.write.kind is Kind.MULTIPLY_SCALE),
-                                ]
+                                m.d.comb += write.eq(1 << slot.registers[slot.write.result])
+                            if decided := program.slots[min(index + self.deep, len(program.slots) - 1)].write:
+                                m.d.comb += to_scale.eq(decided.kind is Kind.MULTIPLY_SCALE)
                             if slot.operation:
                                 operation = slot.operation
                                 m.d.comb += [
@@ -303,6 +314,7 @@ class Coefficients(wiring.Component):
         ]
         rank = Rank(m, "operands", Const(1), advance=advance, built=self.deep)
         a, b = rank.keep(order.o_large, "a"), rank.keep(order.o_small, "b")
+        factor = rank.keep(self._factor(order.i_b, first_half), "factor")
         kind, first_half, second_half = (
             rank.keep(value, name)
             for name, value in (("kind", kind), ("first_half", first_half), ("second_half", second_half))
@@ -315,7 +327,7 @@ class Coefficients(wiring.Component):
         ]  # fmt: skip
         unrounded = Signal(unrounded_layout(fmt), reset_less=True)
         rank = Rank(m, "partial", Const(1), advance=advance, built=self.deep)
-        product = self._multiply(m, a, b, first_half, second_half, unrounded, rank)
+        product = self._multiply(m, a, b, factor, first_half, second_half, unrounded, rank)
         kind, b_exists = rank.keep(kind, "kind"), rank.keep(b.exponent.any(), "b_exists")
         following = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
@@ -408,11 +420,17 @@ class Coefficients(wiring.Component):
             )
             selector.choose(key, value)
 
+    def _factor(self, b: data.View[data.StructLayout], first_half: Value) -> Value:
+        """The half of b's significand that a multiplication takes in this cycle."""
+        low_bits = _low_bits(self.spec)
+        return Mux(first_half, significand(b)[:low_bits], significand(b)[low_bits:])
+
     def _multiply(
         self,
         m: Module,
         a: data.View[data.StructLayout],
         b: data.View[data.StructLayout],
+        factor: Value,
         first_half: Signal,
         second_half: Signal,
         partial: data.View[data.StructLayout],
@@ -423,14 +441,10 @@ class Coefficients(wiring.Component):
         fmt, low_bits = self.spec.coef, _low_bits(self.spec)
         product = Signal(unrounded_layout(fmt), name="product")
         high_bits = fmt.significand_bits - low_bits
-        factor = Signal(high_bits, name="factor")
         rows = Signal(fmt.significand_bits + high_bits, name="rows")
         carried = Signal(fmt.significand_bits, name="carried")
         total = Signal(fmt.significand_bits + high_bits + 1, name="product_high")
-        m.d.comb += [
-            factor.eq(Mux(first_half, significand(b)[:low_bits], significand(b)[low_bits:])),
-            rows.eq(significand(a) * factor),
-        ]
+        m.d.comb += rows.eq(significand(a) * factor)
         rows = rank.keep(rows, "rows")
         first_half, second_half = rank.keep(first_half, "first_half"), rank.keep(second_half, "second_half")
         m.d.comb += [

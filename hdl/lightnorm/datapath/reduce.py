@@ -42,7 +42,7 @@ FINE_BITS = 3
 def first_total(deep: bool) -> int:
     """Cycles from the one in which a channel's last beat leaves the first stage and the program begins, to the first
     in which the first of `STATISTICS` is complete; less one."""
-    return 3 if deep else 0
+    return 4 if deep else 0
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -99,7 +99,8 @@ class BlockExtrema:
     first element that attains each; `empty`: the block is all padding, and they mean nothing. Padding is always behind
     the elements, so that of any run of elements the first one tells whether it holds an element at all.
 
-    A balanced tree before the rank `first`; `deep` has half of its levels behind it. Everything is behind `second`.
+    A balanced tree before the first of three ranks; `deep` has its first level there, the next two behind that rank,
+    and the others behind the second. Everything is behind the third.
     """
 
     def __init__(
@@ -110,8 +111,7 @@ class BlockExtrema:
         size: int,
         lanes: bool,
         deep: bool,
-        first: Rank,
-        second: Rank,
+        ranks: tuple[Rank, Rank, Rank],
         name: str,
     ) -> None:
         self._lanes, self._name = lanes, name
@@ -126,16 +126,14 @@ class BlockExtrema:
             ]
             runs.append((key, Const(index, 0), key, Const(index, 0), exists))
         levels = (size - 1).bit_length()
-        before_first = -(-levels // 2) if deep else levels
-        for level in range(levels):
-            if level == before_first:
-                runs = [self._kept(run, first, f"{level}_{index}") for index, run in enumerate(runs)]
+        before = [min(level, levels) for level in (1, 3, levels)] if deep else [levels] * 3  # each rank
+        for level in range(levels + 1):
+            for number, rank in enumerate(ranks):
+                if before[number] == level:
+                    runs = [self._kept(run, rank, f"{level}_{index}") for index, run in enumerate(runs)]
             following = [self._join(m, runs[i], runs[i + 1], level, i) for i in range(0, len(runs) - 1, 2)]
             runs = following + runs[len(runs) // 2 * 2 :]
-        (run,) = runs
-        if before_first == levels:
-            run = self._kept(run, first, "all")
-        self.max, self.max_lane, self.min, self.min_lane, exists = self._kept(run, second, "all")
+        ((self.max, self.max_lane, self.min, self.min_lane, exists),) = runs
         self.empty = ~exists
 
     def _kept(self, run: tuple[Value, ...], rank: Rank, name: str) -> tuple[Value, ...]:
@@ -330,15 +328,18 @@ class Reduce(wiring.Component):
         ]
         second = Rank(m, "second", go, built=self.deep)
         third = Rank(m, "third", second.valid, built=self.deep)
+        normalized = Rank(m, "normalized", third.valid, built=self.deep)
         summaries, sums = [], []
         for index in range(blocks):
             block = self.i[index]
             extrema = BlockExtrema(
-                m, block, size=fmt.block_size, lanes=self.backward, deep=self.deep, first=first, second=second,
+                m, block, size=fmt.block_size, lanes=self.backward, deep=self.deep, ranks=(first, second, third),
                 name=f"{index}",
             )  # fmt: skip
             shared_exp = first.keep(block.shared_exp, f"shared_exp_{index}")
-            summaries.append((extrema, second.keep(shared_exp, f"shared_exp_{index}")))
+            summaries.append(
+                (extrema, third.keep(second.keep(shared_exp, f"shared_exp_{index}"), f"shared_exp_{index}"))
+            )
             elements = [block.elements[lane] for lane in range(fmt.block_size)]
             block_sum = _signed_sum(
                 m, [element.significand for element in elements], [element.sign for element in elements],
@@ -347,10 +348,11 @@ class Reduce(wiring.Component):
             sums.append(self._kept_sum(block_sum, shared_exp, first, second, f"sum_{index}"))
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
-        ranges = self._scan(
-            m, summaries, second.keep(chunk_end, "chunk_end"), second.keep(records, "records"),
-            second.keep(last, "last"), third,
-        )  # fmt: skip
+        chunk_end, records, closing_last = (
+            third.keep(second.keep(value, name), name)
+            for name, value in (("chunk_end", chunk_end), ("records", records), ("last", last))
+        )
+        ranges = self._scan(m, summaries, chunk_end, records, closing_last, normalized)
 
         # the totals, each in its cycle
         when = [(go, last)]  # cycles later: there is a beat, it is its channel's last
@@ -368,16 +370,17 @@ class Reduce(wiring.Component):
             if name == "range_total":
                 rows = ranges  # the scan has delayed them
             for index, (value, exponent) in enumerate(addends):
-                for delay in range(behind, cycle - self.deep):
+                for delay in range(behind, cycle - 2 * self.deep):
                     rank = Rank(m, f"delay_{delay}", Const(1))
                     value = rank.keep(value, f"{name}_sum_{index}")
                     exponent = rank.keep(exponent, f"{name}_exp_{index}")
                 rank = Rank(m, "fine", Const(1), built=self.deep)
                 masked = Signal(value.shape(), name=f"{name}_masked_{index}")
-                counts = when[cycle - self.deep][0]
+                counts = when[cycle - 2 * self.deep][0]
                 m.d.comb += masked.eq(value & counts.replicate(len(value)))
                 width = len(value) + largest_exponent
-                rows.append(_shift(m, masked, exponent, width, rank, name=f"{name}_shift_{index}"))
+                shifted = _shift(m, masked, exponent, width, rank, name=f"{name}_shift_{index}")
+                rows.append(Rank(m, "coarse", Const(1), built=self.deep).keep(shifted, f"{name}_shifted_{index}"))
             fresh = Signal(init=1, name=f"{name}_fresh")  # the next beat is a channel's first
             accumulator = Signal(shape, name=f"{name}_register", reset_less=True)
             before = Signal(shape, name=f"{name}_before")
