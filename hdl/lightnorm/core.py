@@ -214,7 +214,7 @@ class Core(wiring.Component):
                 fmt=fmt,
                 blocks=blocks,
                 max_chunks=config.implementation.max_chunks,
-                on_the_way=3 if config.deep else 0,
+                on_the_way=4 if config.deep else 0,
             )
             m.d.comb += [
                 reduce.i_grad.eq(beats[1]),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
+from functools import reduce
+from operator import or_
 
-from .rank import Rank
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 
-__all__ = ["normalize", "shift_left", "shift_right_sticky"]
+__all__ = ["normalize", "normalize_groups", "shift_left", "shift_right_sticky"]
 
 
 def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int = 1, name: str) -> Signal:
@@ -40,20 +41,16 @@ def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> 
     return current, sticky
 
 
-def normalize(m: Module, value: Value, *, name: str, cut: Rank | None = None) -> tuple[Signal, Signal]:
+def normalize(m: Module, value: Value, *, top: int | None = None, name: str) -> tuple[Signal, Signal]:
     """(value shifted left until its top bit is set, number of places); zero gives all places and zero.
 
-    Long steps first; with a `cut`, the short half of them is behind that rank, and so are both results.
+    `top`: a value that is not 0 has a bit among so many at its top.
     """
     width = len(value)
     current = Signal(width, name=f"{name}_in")
     m.d.comb += current.eq(value)
-    places: list[Value] = []
-    steps = (width - 1).bit_length()
-    for bit in reversed(range(steps)):
-        if cut is not None and bit == steps // 2 - 1:
-            current = cut.keep(current, f"{name}_coarse")
-            places = [cut.keep(place, f"{name}_place_{index}") for index, place in enumerate(places)]
+    places = []
+    for bit in reversed(range(((top or width) - 1).bit_length())):
         size = 1 << bit
         empty, step = Signal(name=f"{name}_empty_{size}"), Signal(width, name=f"{name}_by_{size}")
         m.d.comb += [
@@ -65,3 +62,22 @@ def normalize(m: Module, value: Value, *, name: str, cut: Rank | None = None) ->
     count = Signal(max(len(places), 1), name=f"{name}_places")
     m.d.comb += count.eq(Cat(reversed(places)))
     return current, count
+
+
+def normalize_groups(m: Module, value: Value, *, group: int, name: str) -> tuple[Signal, Signal]:
+    """(value shifted left by whole groups of bits until its top group is not 0, number of groups).
+
+    All groups are looked at at once, which is larger and faster than `normalize`. Zero gives zero and no groups.
+    """
+    width = len(value)
+    count = -(-width // group)
+    padded = Cat(Const(0, count * group - width), value)
+    exists = Signal(count, name=f"{name}_exists")  # of the groups, from the top
+    groups = [padded[(count - 1 - index) * group : (count - index) * group] for index in range(count)]
+    m.d.comb += exists.eq(Cat(bits.any() for bits in groups))
+    shifted, places = Signal(width, name=f"{name}_by_groups"), Signal(range(count), name=f"{name}_groups")
+    leads = [exists[index] & ~exists[:index].any() for index in range(count)]
+    moved = [(value << (group * index))[:width] & lead.replicate(width) for index, lead in enumerate(leads)]
+    numbers = [Const(index, len(places)) & lead.replicate(len(places)) for index, lead in enumerate(leads)]
+    m.d.comb += [shifted.eq(reduce(or_, moved)), places.eq(reduce(or_, numbers))]
+    return shifted, places

@@ -14,11 +14,13 @@ from lightnorm_golden.formats import WideFormat
 
 from .rank import Rank
 from .rounding import round_up
-from .shift import normalize, shift_right_sticky
+from .shift import normalize, normalize_groups, shift_right_sticky
 
 __all__ = ["Adder", "FromFloat32", "Order", "Rounder", "significand", "unrounded_layout", "wide_layout"]
 
 EXPONENT_BITS = 11
+GROUP = 8
+"""Bits that `deep` normalizes by in its first cycle."""
 
 
 def wide_layout(fmt: WideFormat) -> data.StructLayout:
@@ -108,7 +110,7 @@ class Adder(wiring.Component):
         wide_small = Cat(Const(0, 3), significand(small))
         shifted, sticky = shift_right_sticky(m, wide_small, self.i_places, name="align")
         rank = Rank(m, "aligned", Const(1), advance=self.i_advance, built=self.deep)
-        aligned, large = rank.keep(shifted | sticky, "small"), rank.keep(large, "large")
+        aligned, large = rank.keep(shifted, "small") | rank.keep(sticky, "sticky"), rank.keep(large, "large")
         m.d.comb += [
             subtract.eq(large.sign ^ rank.keep(small.sign, "small_sign")),
             total.eq(Cat(Const(0, 3), significand(large)) + (aligned ^ subtract.replicate(len(total))) + subtract),
@@ -140,9 +142,15 @@ class Rounder(wiring.Component):
         cut, rank = (
             Rank(m, name, Const(1), advance=self.i_advance, built=self.deep) for name in ("coarse", "normalized")
         )
-        normalized, places = normalize(m, self.i.magnitude, name="normalize", cut=cut)
+        magnitude, exponent = self.i.magnitude, Signal(signed(EXPONENT_BITS + 1), name="unrounded_exponent")
+        m.d.comb += exponent.eq(self.i.exponent)
+        if self.deep:
+            magnitude, groups = normalize_groups(m, magnitude, group=GROUP, name="coarse")
+            exponent = cut.keep(exponent - groups * GROUP, "exponent")
+            magnitude = cut.keep(magnitude, "magnitude")
+        normalized, places = normalize(m, magnitude, top=GROUP if self.deep else None, name="normalize")
         leading_exponent = Signal(signed(EXPONENT_BITS + 1))
-        m.d.comb += leading_exponent.eq(cut.keep(self.i.exponent, "exponent") - places)
+        m.d.comb += leading_exponent.eq(exponent - places)
         shifted, leading_exponent = rank.keep(normalized, "shifted"), rank.keep(leading_exponent, "exponent")
         sticky, sign = (
             rank.keep(cut.keep(value, name), name) for value, name in ((self.i.sticky, "sticky"), (self.i.sign, "sign"))
@@ -170,19 +178,19 @@ class Rounder(wiring.Component):
         )  # fmt: skip
         # all that the carry decides is there before it
         rounded, following = Signal(fmt.significand_bits + 1), Signal(signed(EXPONENT_BITS + 1))
-        exponent = Signal(signed(EXPONENT_BITS + 1))
+        final = Signal(signed(EXPONENT_BITS + 1))
         carry, overflow, flush = Signal(), Signal(), Signal()
         m.d.comb += [
             rounded.eq((kept | filler) + increment),
             carry.eq(rounded[-1]),
             following.eq(leading_exponent + 1),
-            exponent.eq(Mux(carry, following, leading_exponent)),
+            final.eq(Mux(carry, following, leading_exponent)),
             overflow.eq((leading_exponent > largest) | ((leading_exponent == largest) & carry)),
             flush.eq(~kept[-1] | (leading_exponent < 0) | ((leading_exponent == 0) & ~carry)),
             self.o.fraction.eq(
                 Mux(flush, 0, (rounded[: fmt.man_bits] | overflow.replicate(fmt.man_bits)) & ~filler[: fmt.man_bits])
             ),
-            self.o.exponent.eq(Mux(flush, 0, Mux(overflow, largest, exponent[: fmt.exp_bits]))),
+            self.o.exponent.eq(Mux(flush, 0, Mux(overflow, largest, final[: fmt.exp_bits]))),
             self.o.sign.eq(sign & ~flush),
         ]
         return m

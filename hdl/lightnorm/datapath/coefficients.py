@@ -74,15 +74,16 @@ class TotalSelect(wiring.Component):
                 with m.Case(index):
                     exponent = fmt.bias + self.shapes[name][1] + digit
                     m.d.comb += [chosen.eq(getattr(self, f"i_{name}")), base.eq(exponent)]
-        rank = Rank(m, "selected", Const(1), advance=self.i_advance, built=self.deep)
-        chosen, base = rank.keep(chosen, "chosen"), rank.keep(base, "base")
-        negative = chosen[-1]
         digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
         differs, nonzero = Signal(count), Signal(count)  # from the sign
         m.d.comb += [
-            differs.eq(Cat((value ^ negative.replicate(digit)).any() for value in digits[1:]) << 1),
+            differs.eq(Cat((value ^ chosen[-1].replicate(digit)).any() for value in digits[1:]) << 1),
             nonzero.eq(Cat(value.any() for value in digits)),
         ]
+        rank = Rank(m, "selected", Const(1), advance=self.i_advance, built=self.deep)
+        chosen, base = rank.keep(chosen, "chosen"), rank.keep(base, "base")
+        differs, nonzero, negative = rank.keep(differs, "differs"), rank.keep(nonzero, "nonzero"), chosen[-1]
+        digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
         pair, position, below = Signal(2 * digit), Signal(range(count)), Signal()  # something nonzero under the pair
         found: list[tuple[Value, ...]] = []
         for index in range(count):
@@ -384,15 +385,17 @@ class Coefficients(wiring.Component):
             m.d.sync += [running.eq(1), step.eq(0), mode.eq(self.i_mode)]
 
         loaded = m.submodules.parameter = FromFloat32(fmt=fmt)
-        take = Signal()
+        take, parameter_free = Signal(), Signal()
+        word = Rank(m, "word", self.i_parameters.valid, advance=self.i_parameters.ready, built=self.deep)
         m.d.comb += [
-            loaded.i.eq(self.i_parameters.payload),
-            self.i_parameters.ready.eq(~parameter_valid | (pop & advance)),
-            take.eq(self.i_parameters.valid & self.i_parameters.ready),
+            loaded.i.eq(word.keep(self.i_parameters.payload, "word")),
+            parameter_free.eq(~parameter_valid | (pop & advance)),
+            self.i_parameters.ready.eq(parameter_free | (~word.valid if self.deep else 0)),
+            take.eq(word.valid & parameter_free),
             self.o_nonfinite.eq(take & ~loaded.o_finite),
         ]
-        with m.If(self.i_parameters.ready):
-            m.d.sync += parameter_valid.eq(self.i_parameters.valid)
+        with m.If(parameter_free):
+            m.d.sync += parameter_valid.eq(word.valid)
         with m.If(take):
             m.d.sync += parameter.eq(loaded.o)
         result = Signal(wide_layout(fmt), reset_less=True)

@@ -42,7 +42,7 @@ FINE_BITS = 3
 def first_total(deep: bool) -> int:
     """Cycles from the one in which a channel's last beat leaves the first stage and the program begins, to the first
     in which the first of `STATISTICS` is complete; less one."""
-    return 4 if deep else 0
+    return 5 if deep else 0
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -99,8 +99,8 @@ class BlockExtrema:
     first element that attains each; `empty`: the block is all padding, and they mean nothing. Padding is always behind
     the elements, so that of any run of elements the first one tells whether it holds an element at all.
 
-    A balanced tree before the first of three ranks; `deep` has its first level there, the next two behind that rank,
-    and the others behind the second. Everything is behind the third.
+    A balanced tree before the first of the ranks, of which a `deep` one has a level before each. Everything is behind
+    the last.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class BlockExtrema:
         size: int,
         lanes: bool,
         deep: bool,
-        ranks: tuple[Rank, Rank, Rank],
+        ranks: tuple[Rank, ...],
         name: str,
     ) -> None:
         self._lanes, self._name = lanes, name
@@ -126,7 +126,7 @@ class BlockExtrema:
             ]
             runs.append((key, Const(index, 0), key, Const(index, 0), exists))
         levels = (size - 1).bit_length()
-        before = [min(level, levels) for level in (1, 3, levels)] if deep else [levels] * 3  # each rank
+        before = [min(number + 1, levels) if deep else levels for number in range(len(ranks) - 1)] + [levels]  # each
         for level in range(levels + 1):
             for number, rank in enumerate(ranks):
                 if before[number] == level:
@@ -328,18 +328,24 @@ class Reduce(wiring.Component):
         ]
         second = Rank(m, "second", go, built=self.deep)
         third = Rank(m, "third", second.valid, built=self.deep)
-        normalized = Rank(m, "normalized", third.valid, built=self.deep)
+        fourth = Rank(m, "fourth", third.valid, built=self.deep)
+        normalized = Rank(m, "normalized", fourth.valid, built=self.deep)
+
+        def joined(value: Value, name: str) -> Value:
+            """From the first rank to where the extrema are joined."""
+            for rank in (second, third, fourth):
+                value = rank.keep(value, name)
+            return value
+
         summaries, sums = [], []
         for index in range(blocks):
             block = self.i[index]
             extrema = BlockExtrema(
-                m, block, size=fmt.block_size, lanes=self.backward, deep=self.deep, ranks=(first, second, third),
-                name=f"{index}",
+                m, block, size=fmt.block_size, lanes=self.backward, deep=self.deep,
+                ranks=(first, second, third, fourth), name=f"{index}",
             )  # fmt: skip
             shared_exp = first.keep(block.shared_exp, f"shared_exp_{index}")
-            summaries.append(
-                (extrema, third.keep(second.keep(shared_exp, f"shared_exp_{index}"), f"shared_exp_{index}"))
-            )
+            summaries.append((extrema, joined(shared_exp, f"shared_exp_{index}")))
             elements = [block.elements[lane] for lane in range(fmt.block_size)]
             block_sum = _signed_sum(
                 m, [element.significand for element in elements], [element.sign for element in elements],
@@ -348,11 +354,9 @@ class Reduce(wiring.Component):
             sums.append(self._kept_sum(block_sum, shared_exp, first, second, f"sum_{index}"))
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
-        chunk_end, records, closing_last = (
-            third.keep(second.keep(value, name), name)
-            for name, value in (("chunk_end", chunk_end), ("records", records), ("last", last))
+        ranges = self._scan(
+            m, summaries, joined(chunk_end, "chunk_end"), joined(records, "records"), joined(last, "last"), normalized
         )
-        ranges = self._scan(m, summaries, chunk_end, records, closing_last, normalized)
 
         # the totals, each in its cycle
         when = [(go, last)]  # cycles later: there is a beat, it is its channel's last
