@@ -47,8 +47,8 @@ class Rank:
 class Skid:
     """A rank that cuts what lies before it from `advance`: `ready` is a register.
 
-    It holds two beats, of which the second comes in while the first may not advance. Not `built` it is wires, `ready` is
-    `advance`.
+    It holds two beats, of which the second comes in while the first may not advance. Not `built` it is wires, and
+    `ready` is `advance`.
     """
 
     def __init__(self, m: Module, name: str, valid: Value, *, advance: Value, built: bool = True) -> None:
