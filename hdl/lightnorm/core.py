@@ -11,11 +11,11 @@ without backward has no `extrema`, no stream of gradients and none of their stat
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from .arith.rank import Rank
+from .arith.rank import Rank, Skid
 from .config import Config
 from .datapath.apply import Apply
 from .datapath.beat import beat_layout, output_layout
@@ -54,7 +54,7 @@ class Core(wiring.Component):
         elements of the beat being taken from `o` saturated.
 
     One beat per cycle. The output of a channel starts `coefficients.latency` + 5 cycles after its last beat was taken
-    (in inference 5 cycles after its first), in a deep pipeline `coefficients.latency` + 10 (10).
+    (in inference 5 cycles after its first), in a deep pipeline `coefficients.latency` + 19 (20).
     """
 
     def __init__(self, config: Config, *, observed: bool = False) -> None:
@@ -102,7 +102,9 @@ class Core(wiring.Component):
         config, spec = self.config, self.config.spec
         lanes, fmt = config.lanes, spec.activation
         blocks = lanes // fmt.block_size
-        position = m.submodules.unpack = Position(fmt=fmt, lanes=lanes, chunks=self.reduces)
+        position = m.submodules.unpack = Position(
+            fmt=fmt, lanes=lanes, chunks=self.reduces, ahead=config.deep
+        )
         coefficients = m.submodules.coefficients = self.coefficients
         apply = m.submodules.apply = Apply(sums=self.sums, lanes=lanes, terms=coefficients.terms, deep=config.deep)
         pack = m.submodules.pack = Pack(sums=self.sums, lanes=lanes, deep=config.deep)
@@ -114,15 +116,17 @@ class Core(wiring.Component):
         m.d.comb += [
             infer.eq(self.i_mode == MODES["infer"] if "infer" in self.passes else 0),
             backward.eq(self.i_mode == MODES["backward"] if self.backward else 0),
-            self.o_two_pass.eq(two_pass),
             position.i_elements.eq(self.i_elements),
             position.i_channels.eq(self.i_channels),
             position.i_two_pass.eq(two_pass),
             to_apply.eq(1),
         ]
         if self.reduces:
+            long = self.i_elements > config.buffer_beats * lanes
+            described = Rank(m, "described", Const(1), built=config.deep)  # the run becomes active in the cycle behind
             m.d.comb += [
-                two_pass.eq(~infer & (self.i_elements > config.buffer_beats * lanes)),
+                self.o_two_pass.eq(~infer & long),
+                two_pass.eq(~infer & described.keep(long, "long")),
                 to_reduce.eq(~infer & ~position.o_second_pass),
                 to_apply.eq(infer | ~two_pass | position.o_second_pass),
                 position.i_chunk_blocks.eq(self.i_chunk_blocks),
@@ -152,18 +156,20 @@ class Core(wiring.Component):
 
         # it goes on when everything that it goes to is free
         accept, free, reduce_free, buffer_ready = Signal(), Signal(), Signal(init=1), Signal()
-        entered = Rank(m, "entered", arrived & open_, advance=enter_ready, built=config.deep)
+        entered = Skid(m, "entered", arrived & open_, advance=free, built=config.deep)
         beats = [entered.keep(beat, f"beat_{index}") for index, beat in enumerate(beats)]
         is_backward, is_last = entered.keep(backward, "backward"), entered.keep(position.o_last, "last")
         to_reduce, to_apply = entered.keep(to_reduce, "to_reduce"), entered.keep(to_apply, "to_apply")
-        buffer = m.submodules.buffer = Buffer(sums=self.sums, lanes=lanes, beats=config.buffer_beats)
+        buffer = m.submodules.buffer = Buffer(
+            sums=self.sums, lanes=lanes, beats=config.buffer_beats, deep=config.deep
+        )
         applied = [beat.as_value() for beat in beats[-len(self.sums.formats) :]]
         head, elements = split_beat(m, self.sums, lanes, applied, is_backward, is_last)
         connect(m, buffer.o, apply.i)
         m.d.comb += [
             free.eq(reduce_free & (buffer_ready | ~to_apply)),
             accept.eq(entered.valid & free),
-            enter_ready.eq(free | ~entered.valid if config.deep else free),
+            enter_ready.eq(entered.ready),
             apply.i_elements.eq(buffer.o_elements),
             buffer.i.payload.head.eq(head),
             buffer.i.payload.elements.eq(elements),

@@ -141,7 +141,7 @@ def _latency(core: Core) -> dict[str, Any]:
     program, from a beat into the buffer to its head on offer, and from the coefficients to the first beat that leaves.
     """
     deep = core.config.deep
-    around = {"reduce": 2, "buffer": 3, "apply": 8} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
+    around = {"reduce": 2, "buffer": 4, "apply": 17} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
     return {"coefficients": core.coefficients.latency, **around}
 
 

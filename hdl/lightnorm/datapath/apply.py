@@ -33,6 +33,7 @@ from ..arith.wide import significand
 from .beat import head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
 from .extrema import marks_layout
+from .multiplier import Multiplier
 from .own_sum import OwnSum
 from .sums import SumFormat
 
@@ -85,10 +86,11 @@ class ChannelExponents(wiring.Component):
 
 
 class Placement(wiring.Component):
-    """Where a term lies among the products of its lanes; combinational. Inputs: see `ChannelExponents`.
+    """Where a term lies among the products of its lanes; combinational. `i_above`: how far the products' last bits are
+    above `alone`. Other inputs: see `ChannelExponents`.
 
     With a nonzero product among them, the term's significand goes `o_places` below the highest position, down to a
-    sticky bit alone, and `o_exponent` is the exponent of the unit. `o_products` is that of the products' last bits.
+    sticky bit alone, and `o_exponent` is the exponent of the unit.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
@@ -96,9 +98,9 @@ class Placement(wiring.Component):
         shape = signed(sums.exponent_bits)
         super().__init__(
             {
-                "i_shared_exp": In(sums.exp_bits),
-                **{f"i_{name}": In(shape) for name in ("alone", "scale", "above", "limit")},
-                "o_products": Out(shape),
+                "i_above": In(signed(sums.exponent_bits + 1)),
+                "i_alone": In(shape),
+                "i_limit": In(shape),
                 "o_places": Out(range(sums.term_bits + 1)),
                 "o_exponent": Out(shape),
             }
@@ -106,15 +108,11 @@ class Placement(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sums = self.sums
-        above, below_term = Signal(signed(sums.exponent_bits + 1)), Signal(sums.exponent_bits)
-        lowest = sums.term_bits
+        above, below_term, lowest = self.i_above, Signal(self.sums.exponent_bits), self.sums.term_bits
         m.d.comb += [
-            above.eq(self.i_shared_exp + self.i_above),
             below_term.eq(Mux(above < 0, 0, Mux(above > self.i_limit, self.i_limit, above))),
             self.o_places.eq(Mux(below_term > lowest, lowest, below_term)),
             self.o_exponent.eq(self.i_alone + below_term),
-            self.o_products.eq(self.i_shared_exp + self.i_scale),
         ]
         return m
 
@@ -145,7 +143,7 @@ class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
     `i` offers heads of beats, `i_marks` tells where extrema are in the beat on offer (`o_backward`: whether there can
-    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` four; all moves when
+    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` six; all moves when
     `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last.
     """
 
@@ -206,110 +204,141 @@ class Apply(wiring.Component):
         if sums.extrema:
             m.d.comb += self.o_backward.eq(backward)
 
-        # 1: place the terms among the products
-        placed = Rank(m, "placed", take, advance=self.i_advance)
+        def rank(name: str, valid: Value, *, built: bool = False) -> Rank:
+            return Rank(m, name, valid, advance=self.i_advance, built=built or self.deep)
+
+        # 1: exponents of the products
+        offset = rank("offset", take)
         head = self.i.payload
-        is_backward, is_last = placed.keep(backward, "backward"), placed.keep(head.last, "last")
-        scale, scale_sign = placed.keep(channel_scale, "scale"), placed.keep(channel_scale_sign, "scale_sign")
-        term, term_sign = placed.keep(channel_term, "term"), placed.keep(channel_term_sign, "term_sign")
-        alone = placed.keep(channel_exponents["alone"], "alone")
-        places, exponents_of, products_of = [], [], []
+        above, products_of = [], []
         for segment in range(segments):
-            placement = m.submodules[f"placement_{segment}"] = Placement(sums=sums)
-            m.d.comb += placement.i_shared_exp.eq(head.shared_exps[segment])
-            m.d.comb += [getattr(placement, f"i_{name}").eq(value) for name, value in channel_exponents.items()]
-            places.append(placed.keep(placement.o_places, f"places_{segment}"))
-            exponents_of.append(placed.keep(placement.o_exponent, f"exponent_{segment}"))
-            if sums.extrema:
-                products_of.append(placed.keep(placement.o_products, f"products_{segment}"))
+            difference = Signal(signed(sums.exponent_bits + 1), name=f"above_{segment}")
+            exponent = Signal(signed(sums.exponent_bits), name=f"products_{segment}")
+            m.d.comb += [
+                difference.eq(head.shared_exps[segment] + channel_exponents["above"]),
+                exponent.eq(head.shared_exps[segment] + channel_exponents["scale"]),
+            ]
+            above.append(offset.keep(difference, f"above_{segment}"))
+            products_of.append(offset.keep(exponent, f"products_{segment}"))
+        is_backward, is_last = offset.keep(backward, "backward"), offset.keep(head.last, "last")
+        multiplier = Multiplier(m, offset.keep(channel_scale, "scale"))
+        scale_sign = offset.keep(channel_scale_sign, "scale_sign")
+        term, term_sign = offset.keep(channel_term, "term"), offset.keep(channel_term_sign, "term_sign")
+        alone, limit = (offset.keep(channel_exponents[name], name) for name in ("alone", "limit"))
         own_terms: dict[str, Any] = {}
         marks: dict[tuple[int, str], tuple[Value, Value]] = {}  # whether there is one, which lane of its block
         for index, kind in enumerate(("max", "min") if sums.extrema else (), 1):
             number = coefficients.terms[index]
             negated = Cat(number.fraction, number.exponent, number.sign ^ coming_backward)
             own_term = data.View(number.shape(), of_channel(negated, f"term_{kind}"))
-            own_terms[kind] = placed.keep(own_term, f"term_{kind}")
+            own_terms[kind] = offset.keep(own_term, f"term_{kind}")
             for block in range(lanes // block_size):
                 mark, name = self.i_marks[block][kind], f"{kind}_{block}"
-                marks[block, kind] = placed.keep(mark.valid, f"valid_{name}"), placed.keep(mark.lane, f"lane_{name}")
+                marks[block, kind] = offset.keep(mark.valid, f"valid_{name}"), offset.keep(mark.lane, f"lane_{name}")
 
-        # 2: multiply, align the term
-        multiplied = Rank(m, "multiplied", placed.valid, advance=self.i_advance, built=self.deep)
-        triple = Signal(spec.scale.significand_bits + 2)
-        m.d.comb += triple.eq(scale + (scale << 1))
-        products, ordinary = [], []
-        valid_lanes = Signal(lanes)
+        # 2: place the terms among the products
+        placed = rank("placed", offset.valid, built=True)
+        places, units = [], []
+        for segment in range(segments):
+            placement = m.submodules[f"placement_{segment}"] = Placement(sums=sums)
+            m.d.comb += [
+                placement.i_above.eq(above[segment]), placement.i_alone.eq(alone), placement.i_limit.eq(limit)
+            ]  # fmt: skip
+            places.append(placed.keep(placement.o_places, f"places_{segment}"))
+            units.append(placed.keep(placement.o_exponent, f"unit_{segment}"))
+        products_of = [placed.keep(exponent, f"products_{segment}") for segment, exponent in enumerate(products_of)]
+        # a block RAM's output comes late in a cycle: deep, there are registers behind it
+        elements: Any = placed.keep(self.i_elements, "elements") if self.deep else self.i_elements
+        is_backward, is_last = placed.keep(is_backward, "backward"), placed.keep(is_last, "last")
+        multiplier.cross(placed)
+        scale_sign, alone = placed.keep(scale_sign, "scale_sign"), placed.keep(alone, "alone")
+        term, term_sign = placed.keep(term, "term"), placed.keep(term_sign, "term_sign")
+        own_terms = {kind: placed.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
+        marks = self._kept_marks(marks, placed)
+
+        # 3: which elements are there, and which have terms of their own
+        selected = rank("selected", placed.valid)
+        ordinary, valid_lanes = Signal(lanes), Signal(lanes)
         for lane in range(lanes):
-            element, negative = self.i_elements[lane], Signal(name=f"negative_{lane}")
-            product = Signal(sums.product_bits, name=f"product_{lane}")
             has_own_term = [
                 valid & (in_lane == lane % block_size)
                 for (block, _), (valid, in_lane) in marks.items() if block == lane // block_size
             ]  # fmt: skip
-            ordinary.append(~Cat(has_own_term).any())
+            element = elements[lane]
             m.d.comb += [
-                negative.eq(element.sign ^ scale_sign),
-                product.eq(self._multiply(element.significand, scale, triple)),
+                ordinary[lane].eq(~Cat(has_own_term).any()),
                 valid_lanes[lane].eq((~element.sign | element.significand.any()) & ordinary[lane]),
+            ]
+        present = []  # whether a segment has a product that is not 0
+        for segment in range(segments):
+            of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
+            nonzero = Cat(elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
+            present.append(selected.keep(nonzero & multiplier.factor.any(), f"present_{segment}"))
+        own_sums = {}
+        for (block, kind), (_, in_lane) in marks.items():
+            own = own_sums[block, kind] = OwnSum(m, sums, f"{kind}_{block}")
+            of_block = Array(elements[block * block_size + index].as_value() for index in range(block_size))
+            element = Signal(elements[0].shape(), name=f"own_element_{kind}_{block}")
+            exponent = Array(products_of[block * per_block : (block + 1) * per_block])[in_lane // sums.segment]
+            m.d.comb += element.as_value().eq(of_block[in_lane])
+            own.element(element, exponent, selected)
+        places = [selected.keep(value, f"places_{segment}") for segment, value in enumerate(places)]
+        units = [selected.keep(value, f"unit_{segment}") for segment, value in enumerate(units)]
+        elements = selected.keep(elements, "elements")
+        alone, term = selected.keep(alone, "alone"), selected.keep(term, "term")
+        multiplier.cross(selected)
+        scale_sign = selected.keep(scale_sign, "scale_sign")
+        own_terms = {kind: selected.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
+        marks = self._kept_marks(marks, selected)
+        flags = selected.keep(Cat(is_backward, is_last, term_sign, valid_lanes), "flags")
+
+        # 4: multiply, align the term
+        multiplied = rank("multiplied", selected.valid)
+        products = []
+        for lane in range(lanes):
+            product, negative = Signal(sums.product_bits, name=f"product_{lane}"), Signal(name=f"negative_{lane}")
+            m.d.comb += [
+                product.eq(multiplier.times(elements[lane].significand)),
+                negative.eq(elements[lane].sign ^ scale_sign),
             ]
             products.append(
                 (multiplied.keep(product, f"product_{lane}"), multiplied.keep(negative, f"negative_{lane}"))
             )
-        magnitudes, units = [], []
+        magnitudes = []
         for segment in range(segments):
-            of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
-            nonzero = Cat(self.i_elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
-            present, align = Signal(name=f"products_{segment}"), Term(sums=sums)
-            m.submodules[f"align_{segment}"] = align
-            unit = Signal(signed(sums.exponent_bits), name=f"unit_{segment}")
+            align = m.submodules[f"align_{segment}"] = Term(sums=sums)
+            unit = Signal(signed(sums.exponent_bits), name=f"chosen_unit_{segment}")
             m.d.comb += [
-                present.eq(nonzero & scale.any()),
                 align.i_significand.eq(term),
-                align.i_places.eq(Mux(present, places[segment], 0)),
-                unit.eq(Mux(present, exponents_of[segment], alone)),
+                align.i_places.eq(Mux(present[segment], places[segment], 0)),
+                unit.eq(Mux(present[segment], units[segment], alone)),
             ]
             magnitudes.append(multiplied.keep(align.o, f"magnitude_{segment}"))
-            units.append(multiplied.keep(unit, f"unit_{segment}"))
-        own_sums = {}
-        for (block, kind), (_, in_lane) in marks.items():
-            own = own_sums[block, kind] = OwnSum(m, sums, f"{kind}_{block}")
-            elements = Array(self.i_elements[block * block_size + index].significand for index in range(block_size))
-            element = Signal(sums.man_bits + 1, name=f"own_element_{kind}_{block}")
-            exponent = Array(products_of[block * per_block : (block + 1) * per_block])[in_lane // sums.segment]
-            m.d.comb += element.eq(elements[in_lane])
-            own.element(element, exponent, multiplied)
+            units[segment] = multiplied.keep(unit, f"unit_{segment}")
+        for own in own_sums.values():
+            own.multiply(multiplier, scale_sign, multiplied)
         own_terms = {kind: multiplied.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
         marks = self._kept_marks(marks, multiplied)
-        is_backward, is_last, term_sign, valid_lanes = (
-            multiplied.keep(value, name)
-            for name, value in (
-                ("backward", is_backward), ("last", is_last), ("term_sign", term_sign), ("valid", valid_lanes)
-            )
-        )  # fmt: skip
+        flags = multiplied.keep(flags, "flags")
 
-        # 3: give the term its sign; line up the sums of extrema
-        added = Rank(m, "added", multiplied.valid, advance=self.i_advance, built=self.deep)
+        # 5: give the term its sign; line up the sums of extrema
+        added = rank("added", multiplied.valid)
         terms = []
         for segment in range(segments):
             signed_term = Signal(signed(sums.term_bits + 1), name=f"signed_term_{segment}")
+            term_sign = flags[2]
             m.d.comb += signed_term.eq(
                 (magnitudes[segment] ^ term_sign.replicate(sums.term_bits + 1)).as_signed() + term_sign
             )
             terms.append(added.keep(signed_term, f"signed_term_{segment}"))
-        for (block, kind), (_, in_lane) in marks.items():
-            of_lane = Signal(sums.product_bits + 1, name=f"own_product_{kind}_{block}")
-            of_block = products[block * block_size : (block + 1) * block_size]
-            m.d.comb += of_lane.eq(Array(Cat(product, negative) for product, negative in of_block)[in_lane])
-            own_sums[block, kind].align(of_lane[:-1], of_lane[-1], own_terms[kind], added)
+        for (_, kind), own in own_sums.items():
+            own.align(own_terms[kind], added)
         marks = self._kept_marks(marks, added)
-        valid_lanes = added.keep(valid_lanes, "valid")
+        flags = added.keep(flags, "flags")
 
-        # 4: add
+        # 6: add
         following = Signal(sums.layout(lanes))
-        m.d.comb += [
-            following.backward.eq(added.keep(is_backward, "backward")),
-            following.last.eq(added.keep(is_last, "last")),
-        ]
+        m.d.comb += [following.backward.eq(flags[0]), following.last.eq(flags[1])]
         for segment, signed_term in enumerate(terms):
             shared = following.segments[segment]
             low_top = sums.fraction_bits + sums.low_bits
@@ -327,7 +356,7 @@ class Apply(wiring.Component):
                 m.d.comb += [
                     inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
                     following.lanes[lane].low.eq(inverted + low + negative),
-                    following.lanes[lane].valid.eq(valid_lanes[lane]),
+                    following.lanes[lane].valid.eq(flags[3 + lane]),
                 ]
         for (block, kind), (valid, in_lane) in marks.items():
             field = following.extrema[block][kind]
@@ -335,7 +364,7 @@ class Apply(wiring.Component):
             m.d.comb += [
                 field.sum.eq(total), field.exponent.eq(exponent), field.valid.eq(valid), field.lane.eq(in_lane)
             ]  # fmt: skip
-        summed = Rank(m, "summed", added.valid, advance=self.i_advance)
+        summed = rank("summed", added.valid, built=True)
         m.d.comb += [self.o.eq(summed.keep(following, "sums")), self.o_valid.eq(summed.valid)]
         return m
 
@@ -347,15 +376,3 @@ class Apply(wiring.Component):
             (block, kind): (rank.keep(valid, f"valid_{kind}_{block}"), rank.keep(lane, f"lane_{kind}_{block}"))
             for (block, kind), (valid, lane) in marks.items()
         }
-
-    @staticmethod
-    def _multiply(factor: Signal, scale: Signal, triple: Signal) -> Value:
-        """factor * scale two bits of the factor at a time: with 3 * scale made once, half the rows of single bits."""
-        rows = []
-        for place in range(0, len(factor) - 1, 2):
-            low, high = factor[place], factor[place + 1]
-            row = Mux(high, Mux(low, triple, scale << 1), Mux(low, scale, 0))
-            rows.append(row << place)
-        if len(factor) % 2:
-            rows.append(Mux(factor[-1], scale, 0) << (len(factor) - 1))
-        return sum(rows[1:], rows[0])

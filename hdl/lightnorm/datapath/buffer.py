@@ -10,6 +10,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..arith.rank import Rank
 from .beat import beat_layout, head_layout, lanes_layout
 from .sums import SumFormat
 
@@ -48,18 +49,20 @@ def split_beat(
 
 
 class Buffer(wiring.Component):
-    """FIFO of `beats` beats, one per cycle; latency two cycles. With 0 beats it holds none: `i` waits for `o`.
+    """FIFO of `beats` beats, one per cycle; latency two cycles, `deep` three. With 0 beats it holds none: `i` waits for
+    `o`.
 
     Ports
     -----
     i : head and elements of a beat.
     o : heads. o_elements : the elements of the head that was taken last, from the cycle after.
 
-    The memories have synchronous, non-transparent read ports, which every FPGA family maps to block RAM.
+    The memories have synchronous, non-transparent read ports, which every FPGA family maps to block RAM. `deep` takes
+    the heads on offer from registers, as a block RAM's output comes late in a cycle.
     """
 
-    def __init__(self, *, sums: SumFormat, lanes: int, beats: int) -> None:
-        self.beats = beats
+    def __init__(self, *, sums: SumFormat, lanes: int, beats: int, deep: bool) -> None:
+        self.beats, self.deep = beats, deep
         self.head = head_layout(sums.exp_bits, lanes // sums.segment)
         self.lanes = lanes_layout(sums.man_bits + 1, lanes)
         super().__init__(
@@ -86,8 +89,6 @@ class Buffer(wiring.Component):
                 m.d.sync += elements.eq(self.i.payload.elements)
             return m
 
-        # The head on offer is out of its memory, its elements are not: their slot is kept by ending one slot early, so
-        # the beat on offer and one in each other slot make `slots` beats.
         slots = max(self.beats, 2)
         heads = m.submodules.heads = memory.Memory(shape=self.head, depth=slots, init=[])
         lanes = m.submodules.elements = memory.Memory(shape=self.lanes, depth=slots, init=[])
@@ -100,14 +101,12 @@ class Buffer(wiring.Component):
             m.d.comb += following.eq(Mux(place == slots - 1, 0, place + 1) if wraps else place + 1)
             return following
 
-        to_write, to_read, offered = Signal(range(slots)), Signal(range(slots)), Signal(range(slots), reset_less=True)
+        to_write, to_read = Signal(range(slots)), Signal(range(slots))
         next_write, next_read = after(to_write, "next_write"), after(to_read, "next_read")
-        write, fetch = Signal(), Signal()
+        write, fetch, fetched = Signal(), Signal(), Signal()  # `fetched`: a head is out of its memory
+        taken = Signal(range(slots), reset_less=True)  # where the elements of the head on offer are
         m.d.comb += [
-            # full: the slot behind the next would be the one on offer
-            self.i.ready.eq(next_write != to_read),
             write.eq(self.i.valid & self.i.ready),
-            fetch.eq((to_write != to_read) & (~self.o.valid | self.o.ready)),
             write_head.addr.eq(to_write),
             write_head.data.eq(self.i.payload.head),
             write_head.en.eq(write),
@@ -116,15 +115,50 @@ class Buffer(wiring.Component):
             write_lanes.en.eq(write),
             read_head.addr.eq(to_read),
             read_head.en.eq(fetch),
-            read_lanes.addr.eq(offered),
+            read_lanes.addr.eq(taken),
             read_lanes.en.eq(take),
-            self.o.payload.eq(read_head.data),
             self.o_elements.eq(read_lanes.data),
         ]
+        onward = Signal()  # the head that is out of its memory leaves it
+        place = Signal(range(slots), reset_less=True)  # where the elements of that head are
         with m.If(write):
             m.d.sync += to_write.eq(next_write)
         with m.If(fetch):
-            m.d.sync += [to_read.eq(next_read), offered.eq(to_read), self.o.valid.eq(1)]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+            m.d.sync += [to_read.eq(next_read), place.eq(to_read), fetched.eq(1)]
+        with m.Elif(onward):
+            m.d.sync += fetched.eq(0)
+        if self.deep:
+            waiting, _ = self._level(m, slots, write, fetch, name="waiting")
+            _, full = self._level(m, slots, write, take, name="held")
+            offered = Rank(m, "offered", fetched, advance=onward)
+            m.d.comb += [
+                self.i.ready.eq(~full),
+                fetch.eq(waiting & (~fetched | onward)),
+                onward.eq(~offered.valid | self.o.ready),
+                self.o.valid.eq(offered.valid),
+                self.o.payload.eq(offered.keep(read_head.data, "head")),
+                taken.eq(offered.keep(place, "place")),
+            ]
+        else:
+            # The head on offer is out of its memory, its elements are not: their slot is kept by ending one slot early,
+            # so the beat on offer and one in each other slot make `slots` beats.
+            m.d.comb += [
+                self.i.ready.eq(next_write != to_read),  # full: the slot behind the next would be the one on offer
+                fetch.eq((to_write != to_read) & (~fetched | onward)),
+                onward.eq(self.o.ready),
+                self.o.valid.eq(fetched),
+                self.o.payload.eq(read_head.data),
+                taken.eq(place),
+            ]
         return m
+
+    @staticmethod
+    def _level(m: Module, most: int, up: Value, down: Value, *, name: str) -> tuple[Signal, Signal]:
+        """A counter that goes up and down; (whether it is above 0, whether it is at its end), both registers."""
+        level = Signal(range(most + 1), name=f"{name}_level")
+        some, full = Signal(name=f"{name}_some"), Signal(name=f"{name}_full")
+        with m.If(up & ~down):
+            m.d.sync += [level.eq(level + 1), some.eq(1), full.eq(level == most - 1)]
+        with m.Elif(down & ~up):
+            m.d.sync += [level.eq(level - 1), some.eq(level != 1), full.eq(0)]
+        return some, full

@@ -6,8 +6,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value, sign
 from amaranth.lib import data
 
 from ..arith.rank import Rank
-from ..arith.shift import normalize, shift_left, shift_right_sticky
+from ..arith.shift import normalize, shift_right_sticky
 from ..arith.wide import significand
+from .multiplier import Multiplier
 from .sums import GUARD_BITS, SumFormat
 
 __all__ = ["OwnSum"]
@@ -16,9 +17,9 @@ __all__ = ["OwnSum"]
 class OwnSum:
     """product + term, exact but for bits that only matter as sticky.
 
-    The product is normalized by its element's leading zeros, so that its leading bit is one of its first two; the
-    number with the lower first bit is shifted to the other. Three parts of a pipeline, in the order of the methods;
-    what they hold for each other crosses the `Rank` between them.
+    The element is normalized, so that the product's leading bit is one of its first two; the number with the lower
+    first bit is shifted to the other. Four parts of a pipeline, in the order of the methods; what they hold for each
+    other crosses the `Rank` between them.
     """
 
     def __init__(self, m: Module, sums: SumFormat, name: str) -> None:
@@ -28,52 +29,63 @@ class OwnSum:
     def _signal(self, shape: ShapeLike, name: str) -> Signal:
         return Signal(shape, name=f"{name}_{self._name}")
 
-    def element(self, element: Value, products: Value, rank: Rank) -> None:
-        """The element's significand; the exponent of the last bit of a product."""
-        m, bits = self._module, self._sums.exponent_bits
-        _, zeros = normalize(m, element, name=f"zeros_{self._name}")
-        first = self._signal(signed(bits), "product_first")
-        m.d.comb += first.eq(products - zeros + (self._sums.product_bits - 1))
-        self._zeros, self._product_first = (
-            rank.keep(value, f"{name}_{self._name}") for name, value in (("zeros", zeros), ("first", first))
+    def _keep(self, rank: Rank, **values: Value) -> tuple[Value, ...]:
+        return tuple(rank.keep(value, f"{name}_{self._name}") for name, value in values.items())
+
+    def element(self, element: data.View[data.StructLayout], products: Value, rank: Rank) -> None:
+        """The element; the exponent of the last bit of a product with it."""
+        normalized, zeros = normalize(self._module, element.significand, name=f"zeros_{self._name}")
+        self._element, self._zeros, self._products, self._negative = self._keep(
+            rank, element=normalized, zeros=zeros, products=products, negative=element.sign
         )
 
-    def align(
-        self, product: Value, negative: Value, term: data.View[data.StructLayout], rank: Rank
-    ) -> None:
-        """The product's magnitude and sign, and the term."""
-        m, sums, coef, bits = self._module, self._sums, self._sums.spec.coef, self._sums.exponent_bits
-        whole = self._whole
-        normalized = shift_left(m, product, self._zeros, sums.product_bits, name=f"normalized_{self._name}")
-        term_first = self._signal(signed(bits), "term_first")  # exponents of the first bits
+    def multiply(self, multiplier: Multiplier, scale_sign: Value, rank: Rank) -> None:
+        """By the scale."""
+        sums = self._sums
+        # exponent of the product's first bit, biased as a term's
+        first = self._signal(signed(sums.exponent_bits + 1), "product_first")
+        product = self._signal(sums.product_bits, "product")
+        self._module.d.comb += [
+            first.eq(self._products - self._zeros + (sums.product_bits - 1 + sums.spec.coef.bias)),
+            product.eq(multiplier.times(self._element)),
+        ]
+        self._first, self._product, self._negative = self._keep(
+            rank, first=first, product=product, negative=self._negative ^ scale_sign
+        )
+
+    def align(self, term: data.View[data.StructLayout], rank: Rank) -> None:
+        """With the term."""
+        m, coef, bits = self._module, self._sums.spec.coef, self._sums.exponent_bits
+        whole, negative = self._whole, self._negative
         distance, term_leads = self._signal(signed(bits + 1), "distance"), self._signal(1, "term_leads")
-        between = self._signal(bits, "between")  # of any size where one of them is zero
-        places = self._signal(range(whole + GUARD_BITS + 1), "places")
         numbers = []
-        for name, value in (("term", significand(term)), ("product", normalized)):
+        for name, value in (("term", significand(term)), ("product", self._product)):
             number = self._signal(whole, f"{name}_bits")
             m.d.comb += number.eq(value << (whole - len(value)))
             numbers.append(number)
         leading, following = self._signal(whole, "leading"), self._signal(whole, "following")
         leading_sign, following_sign = self._signal(1, "leading_sign"), self._signal(1, "following_sign")
         exponent = self._signal(signed(bits), "exponent")
+        most = whole + GUARD_BITS
+        places = self._signal(range(most + 1), "places")
+        # of any size where one of the numbers is zero; a place less where it is negative
+        between, near = self._signal(bits + 1, "between"), self._signal(len(places) + 1, "near")
         m.d.comb += [
-            term_first.eq(term.exponent - coef.bias),
-            distance.eq(term_first - self._product_first),
-            term_leads.eq(term.exponent.any() & (~distance[-1] | ~product.any())),
+            distance.eq(term.exponent - self._first),
+            term_leads.eq(term.exponent.any() & (~distance[-1] | ~self._product.any())),
             leading.eq(Mux(term_leads, *numbers)),
             following.eq(Mux(term_leads, *reversed(numbers))),
             leading_sign.eq(Mux(term_leads, term.sign, negative)),
             following_sign.eq(Mux(term_leads, negative, term.sign)),
-            between.eq((distance ^ distance[-1].replicate(len(distance))) + distance[-1]),
-            places.eq(Mux(between > whole + GUARD_BITS, whole + GUARD_BITS, between)),
-            exponent.eq(Mux(term_leads, term_first, self._product_first) - (whole - 1 + GUARD_BITS)),
+            between.eq(distance ^ distance[-1].replicate(len(distance))),
+            near.eq(between[: len(places)] + distance[-1]),
+            places.eq(Mux(between[len(places) :].any() | (near > most), most, near)),
+            exponent.eq(Mux(term_leads, term.exponent, self._first) - (whole - 1 + GUARD_BITS + coef.bias)),
         ]
         self._leading, self._following, self._leading_sign, self._following_sign, self._places, self._exponent = (
-            rank.keep(value, f"{name}_{self._name}")
-            for name, value in (
-                ("leading", leading), ("following", following), ("leading_sign", leading_sign),
-                ("following_sign", following_sign), ("places", places), ("exponent", exponent),
+            self._keep(
+                rank, leading=leading, following=following, leading_sign=leading_sign, following_sign=following_sign,
+                places=places, exponent=exponent,
             )
         )  # fmt: skip
 

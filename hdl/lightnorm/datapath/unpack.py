@@ -22,7 +22,7 @@ class Position(wiring.Component):
 
     `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they move
     on when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a
-    run.
+    run. `ahead=True` has what it says of a beat in registers, made from the beat before.
 
     Ports
     -----
@@ -36,8 +36,8 @@ class Position(wiring.Component):
     o_chunk_end : blocks that close a chunk (the last block of a channel always does).
     """
 
-    def __init__(self, *, fmt: BlockFormat, lanes: int, chunks: bool) -> None:
-        self.format, self.lanes, self.chunks = fmt, lanes, chunks
+    def __init__(self, *, fmt: BlockFormat, lanes: int, chunks: bool, ahead: bool = False) -> None:
+        self.format, self.lanes, self.chunks, self.ahead = fmt, lanes, chunks, ahead
         blocks = lanes // fmt.block_size
         super().__init__(
             {
@@ -59,50 +59,86 @@ class Position(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         first = Signal(init=1)
-        left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on, behind the channel's first beat
-        remaining = Signal(ELEMENT_BITS)
-        channel = Signal(CHANNEL_BITS, reset_less=True)  # counted from 1
-        m.d.comb += [
-            remaining.eq(Mux(first, self.i_elements, left)),
-            self.o_first.eq(first),
-            self.o_last.eq(remaining <= self.lanes),
-            self.o_last_channel.eq(channel == self.i_channels),
-            self.o_lane_valid.eq(Cat(remaining.any(), *(remaining > lane for lane in range(1, self.lanes)))),
-        ]
+        channels = Signal(CHANNEL_BITS, reset_less=True)  # from this one on
         channel_done = Signal()
-        m.d.comb += channel_done.eq(self.o_last & (self.o_second_pass | ~self.i_two_pass))
+        m.d.comb += [
+            self.o_first.eq(first),
+            self.o_last_channel.eq(channels == 1),
+            channel_done.eq(self.o_last & (self.o_second_pass | ~self.i_two_pass)),
+        ]
         with m.If(self.i_accept):
-            m.d.sync += [left.eq(remaining - self.lanes), first.eq(self.o_last)]
+            m.d.sync += first.eq(self.o_last)
             with m.If(self.o_last):
                 m.d.sync += self.o_second_pass.eq(self.i_two_pass & ~self.o_second_pass)
             with m.If(channel_done):
-                m.d.sync += channel.eq(channel + 1)
+                m.d.sync += channels.eq(channels - 1)
         with m.If(self.i_restart):
-            m.d.sync += channel.eq(1)
+            m.d.sync += channels.eq(self.i_channels)
+        begin = Signal()  # a channel begins with the next beat, in either pass
+        m.d.comb += begin.eq(self.i_restart | (self.i_accept & self.o_last))
+        if self.ahead:
+            self._count_elements_ahead(m, begin)
+        else:
+            self._count_elements(m, first)
         if self.chunks:
-            self._count_chunks(m, first, remaining)
+            if self.ahead:
+                self._count_chunks_ahead(m, begin)
+            else:
+                self._count_chunks(m, first)
         return m
 
-    def _count_chunks(self, m: Module, first: Signal, remaining: Signal) -> None:
-        """One wide counter of blocks per beat; within a beat a narrow copy of it that stops at "beyond this beat"."""
-        blocks = self.lanes // self.format.block_size
-        beyond = blocks + 1
-        bits = (-(-MAX_ELEMENTS // self.format.block_size)).bit_length()
-        left = Signal(bits, reset_less=True)  # blocks of the current chunk from this beat on
-        current = Signal(bits)
-        narrow_chunk, narrow = Signal(range(beyond + 1)), Signal(range(beyond + 1))
+    def _lanes_within(self, elements: Value, offset: int = 0) -> Value:
+        """Which lanes of a beat have elements if `elements` are left from `offset` before it on."""
+        return Cat(elements > offset + lane if offset + lane else elements.any() for lane in range(self.lanes))
+
+    def _count_elements(self, m: Module, first: Signal) -> None:
+        left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on, behind the channel's first beat
+        remaining = Signal(ELEMENT_BITS)
         m.d.comb += [
-            current.eq(Mux(first, self.i_chunk_blocks, left)),
-            narrow_chunk.eq(Mux(self.i_chunk_blocks > blocks, beyond, self.i_chunk_blocks)),
-            narrow.eq(Mux(current > blocks, beyond, current)),
+            remaining.eq(Mux(first, self.i_elements, left)),
+            self.o_last.eq(remaining <= self.lanes),
+            self.o_lane_valid.eq(self._lanes_within(remaining)),
         ]
-        used: Value = Signal(range(beyond + 1), name="used_none")  # blocks since the last boundary
+        with m.If(self.i_accept):
+            m.d.sync += left.eq(remaining - self.lanes)
+
+    def _count_elements_ahead(self, m: Module, begin: Signal) -> None:
+        left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on
+        last, lane_valid = Signal(reset_less=True), Signal(self.lanes, reset_less=True)
+        m.d.comb += [self.o_last.eq(last), self.o_lane_valid.eq(lane_valid)]
+        with m.If(begin):
+            m.d.sync += [
+                left.eq(self.i_elements),
+                last.eq(self.i_elements <= self.lanes),
+                lane_valid.eq(self._lanes_within(self.i_elements)),
+            ]
+        with m.Elif(self.i_accept):
+            m.d.sync += [
+                left.eq(left - self.lanes),
+                last.eq(left <= 2 * self.lanes),
+                lane_valid.eq(self._lanes_within(left, self.lanes)),
+            ]
+
+    @property
+    def _chunk_bits(self) -> int:
+        """Of a number of blocks."""
+        return (-(-MAX_ELEMENTS // self.format.block_size)).bit_length()
+
+    def _within_beat(self, m: Module, narrow: Signal, narrow_chunk: Signal) -> Signal:
+        """Marks the blocks that close a chunk; returns how many blocks of the beat lie behind the last boundary.
+
+        `narrow` and `narrow_chunk` are the blocks of the current chunk from this beat on and those of a chunk, both at
+        most "beyond this beat".
+        """
+        blocks = self.lanes // self.format.block_size
+        used: Value = Signal(narrow.shape(), name="used_none")  # blocks since the last boundary
         m.d.comb += used.eq(blocks)
         for block in range(blocks):
             boundary = Signal(name=f"boundary_{block}")
-            following = Signal(range(beyond + 1), name=f"narrow_{block + 1}")
-            used_here = Signal(range(beyond + 1), name=f"used_{block}")
-            last_block = remaining <= (block + 1) * self.format.block_size
+            following = Signal(narrow.shape(), name=f"narrow_{block + 1}")
+            used_here = Signal(narrow.shape(), name=f"used_{block}")
+            behind = (block + 1) * self.format.block_size
+            last_block = self.o_last if behind == self.lanes else ~self.o_lane_valid[behind]
             m.d.comb += [
                 boundary.eq(narrow == 1),
                 following.eq(Mux(boundary, narrow_chunk, narrow - 1)),
@@ -110,10 +146,50 @@ class Position(wiring.Component):
                 self.o_chunk_end[block].eq(boundary | last_block),
             ]
             narrow, used = following, used_here
+        return used
+
+    def _count_chunks(self, m: Module, first: Signal) -> None:
+        """One wide counter of blocks per beat; within a beat a narrow copy of it that stops at "beyond this beat"."""
+        blocks = self.lanes // self.format.block_size
+        beyond = blocks + 1
+        left = Signal(self._chunk_bits, reset_less=True)  # blocks of the current chunk from this beat on
+        current = Signal(self._chunk_bits)
+        narrow_chunk, narrow = Signal(range(beyond + 1)), Signal(range(beyond + 1))
+        m.d.comb += [
+            current.eq(Mux(first, self.i_chunk_blocks, left)),
+            narrow_chunk.eq(Mux(self.i_chunk_blocks > blocks, beyond, self.i_chunk_blocks)),
+            narrow.eq(Mux(current > blocks, beyond, current)),
+        ]
+        used = self._within_beat(m, narrow, narrow_chunk)
         any_boundary = Signal()
         m.d.comb += any_boundary.eq(used != blocks)
         with m.If(self.i_accept):
             m.d.sync += left.eq(Mux(any_boundary, self.i_chunk_blocks, current) - used)
+
+    def _count_chunks_ahead(self, m: Module, begin: Signal) -> None:
+        """The same, the narrow copy in a register: of the wide counter only whether it is far enough above."""
+        blocks = self.lanes // self.format.block_size
+        beyond, far = blocks + 1, 2 * blocks + 1
+        left = Signal(self._chunk_bits, reset_less=True)
+        narrow, narrow_chunk = Signal(range(beyond + 1), reset_less=True), Signal(range(beyond + 1))
+        chunk, rest = Signal(range(far + 1)), Signal(range(far + 1))  # at most `far`
+        m.d.comb += [
+            chunk.eq(Mux(self.i_chunk_blocks > far, far, self.i_chunk_blocks)),
+            narrow_chunk.eq(Mux(chunk > blocks, beyond, chunk)),
+        ]
+        used = self._within_beat(m, narrow, narrow_chunk)
+        any_boundary = Signal()
+        m.d.comb += [
+            any_boundary.eq(used != blocks),
+            rest.eq(Mux(any_boundary, chunk, Mux(left > far, far, left)) - used),
+        ]
+        with m.If(begin):
+            m.d.sync += [left.eq(self.i_chunk_blocks), narrow.eq(narrow_chunk)]
+        with m.Elif(self.i_accept):
+            m.d.sync += [
+                left.eq(Mux(any_boundary, self.i_chunk_blocks, left) - used),
+                narrow.eq(Mux(rest > blocks, beyond, rest)),
+            ]
 
 
 def mark_padding(
