@@ -215,20 +215,22 @@ class FromFloat32(wiring.Component):
         subnormal_up: Value = Const(0)
         if dropped_bits:
             sticky = self.i[: dropped_bits - 1].any() if dropped_bits > 1 else Const(0)
-            rounded = Signal(len(packed) + 1)
-            m.d.comb += rounded.eq(packed + round_up(self.i[dropped_bits], self.i[dropped_bits - 1], sticky))
+            rounded, largest = Signal(len(packed)), Signal()
+            m.d.comb += [
+                largest.eq(packed == (255 << fmt.man_bits) - 1),  # saturates
+                rounded.eq(
+                    packed + (round_up(self.i[dropped_bits], self.i[dropped_bits - 1], sticky) & ~largest)
+                ),
+            ]
             if dropped_bits > 1:
                 # a subnormal has its leading bit one place lower: only the largest ones round up, to 2^-126
                 subnormal_up = self.i[22 - fmt.significand_bits : 23].all()
-        overflow, zero = Signal(), Signal()
+        zero = Signal()
         m.d.comb += [
             self.o_finite.eq(~exponent.all()),
-            overflow.eq(rounded[fmt.man_bits : fmt.man_bits + fmt.exp_bits].all()),
             zero.eq(~exponent.any() | ~self.o_finite),
-            self.o.fraction.eq(Mux(zero, 0, rounded[: fmt.man_bits] | overflow.replicate(fmt.man_bits))),
-            self.o.exponent.eq(
-                Mux(zero, ~exponent.any() & subnormal_up, rounded[fmt.man_bits : len(packed)] - overflow)
-            ),
+            self.o.fraction.eq(Mux(zero, 0, rounded[: fmt.man_bits])),
+            self.o.exponent.eq(Mux(zero, ~exponent.any() & subnormal_up, rounded[fmt.man_bits :])),
             self.o.sign.eq(self.i[31] & (~zero | (~exponent.any() & subnormal_up))),
         ]
         return m
