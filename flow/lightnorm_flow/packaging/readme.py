@@ -155,7 +155,7 @@ def _speed(config: Config, description: Mapping[str, Any]) -> list[str]:
     return [
         *_prose(
             "A channel has ceil(elements / lanes) beats. One beat is taken and one leaves in every cycle, without gaps"
-            f" between channels of at least {64 if config.deep else 32} beats; streams that rest add their pauses. "
+            f" between channels of at least {max(coefficients.values())} beats; streams that rest add their pauses. "
             + reads
             * (config.implementation.passes != ("infer",))
         ),
