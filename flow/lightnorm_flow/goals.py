@@ -83,6 +83,8 @@ def _ratios() -> list[tuple[str, Value, Mapping[str, float | None]]]:
         ("logic area per lane, mapped for the clock", lambda design: design["clocked_area_per_lane_um2"], AREA_GOALS),
         ("energy per element, forward", lambda design: design["energy_pj_per_element"]["forward"], ENERGY_GOALS),
         ("energy per element, backward", lambda design: design["energy_pj_per_element"]["backward"], ENERGY_GOALS),
+        ("energy with memories, forward", lambda design: _with_memory(design, "forward"), {"l2-fp32": None}),
+        ("energy with memories, backward", lambda design: _with_memory(design, "backward"), {"l2-fp32": None}),
         ("bits of memory", lambda design: design.get("buffer_bits"), dict.fromkeys(AREA_GOALS)),
     ]
 
@@ -90,6 +92,12 @@ def _ratios() -> list[tuple[str, Value, Mapping[str, float | None]]]:
 def _area(design: Design) -> float | None:
     area: float | None = design["logic_area_per_lane_um2"]
     return area
+
+
+def _with_memory(design: Design, direction: str) -> float | None:
+    """Energy of logic and memories, that of the latter an estimate per bit."""
+    parts = [design[key][direction] for key in ("energy_pj_per_element", "memory_pj_per_element")]
+    return None if None in parts else sum(parts)
 
 
 def _ratio(reference: float | None, value: float | None, goal: float | None) -> str:

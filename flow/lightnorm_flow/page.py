@@ -188,9 +188,8 @@ def _ladder(designs: Sequence[Results], result: Results, target: str, index: int
     if stages := sizes_by_stage(designs):
         parts = {name: _largest_and_rest(sizes) for name, sizes in stages.items()}
         drawings.append(stacked_bars(f"ladder_stages_{index}", "Where the area goes", parts, f"{unit} per lane"))
-    for kind, key, what in (
-        ("energy", "energy_pj_per_element", "pJ per element"), ("bits", "bits_per_element", "bits per element"),
-    ):  # fmt: skip
+    kinds = [("energy", "energy_pj_per_element", "pJ per element"), ("bits", "bits_per_element", "bits per element")]
+    for kind, key, what in kinds[: 1 if index else None]:  # bits are the same on every target
         for direction in ("forward", "backward"):
             values = {design["name"]: design[key][direction] for design in designs}
             if known := {name: value for name, value in values.items() if value is not None}:

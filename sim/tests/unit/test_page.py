@@ -39,6 +39,7 @@ def design(name: str, area: float, **more: Any) -> dict[str, Any]:
         "name": name, "hash": name, "statistic": "range", "format": "f", "lanes": 4, "target": "a.lib",
         "size_unit": "logic_area_um2", "logic_area_um2": 4 * area, "fmax_mhz": None, "snr_db": 20.0 + area / 1000,
         "energy_pj_per_element": {"forward": None, "backward": None}, "snr_backward_db": 20.0,
+        "memory_pj_per_element": {"forward": None, "backward": None},
         "logic_area_per_lane_um2": area, "clocked_area_per_lane_um2": None, "clock_ns": None,
         "bits_per_element": {"forward": 12.0, "backward": 17.0}, "missing": {}, "error": None,
         "stages": {"reduce": 3 * area, "pack": area}, "pareto": {"size_snr": True, "size_bits": False}, **more,
