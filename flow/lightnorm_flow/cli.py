@@ -17,7 +17,7 @@ from lightnorm.yosys import ToolError
 from lightnorm_sim import SimulationError
 
 from .bitstream import BOARDS, make_bitstream
-from .compare import comparison_tables, make_comparison
+from .compare import comparison_tables, details_tables, kept_designs, make_comparison
 from .console import PlainTable, number, outcomes, print_error, print_pairs, print_table, steps
 from .designs import Design, ladder
 from .energy import Assumptions
@@ -26,7 +26,7 @@ from .explore import Grid, exploration_tables, grid_designs, make_exploration, p
 from .files import write_json, write_npy
 from .gate_level import map_to_cells
 from .layers import read_layers
-from .measure import Job, executor, failures
+from .measure import Job, by_target, executor, failures
 from .models import MODELS, model_layers
 from .nextpnr import tool_version
 from .packaging import package, write_readme
@@ -503,7 +503,7 @@ def _page_writer(files: dict[str, Path]) -> Callable[[dict[str, Any], Path], Non
         return lambda result, folder: None
     from .page import read_results, write_page
 
-    keys = {"compare": ["statistic", "target"], "explore": ["designs", "refused"], **BESIDE}
+    keys = {"compare": ["statistic", "target", "clock_ns"], "explore": ["designs", "refused"], **BESIDE}
     others = {name: read_results(name, path, keys[name]) for name, path in files.items()}
     return lambda result, folder: write_page(result, folder, **others)
 
@@ -562,6 +562,12 @@ def compare_command(
         float | None,
         typer.Option("--clock-ns", help="On libraries, also map for this clock period, and measure the clock."),
     ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="On libraries, also simulate the gates, and measure their energy.")
+    ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep what compare.json has of other rungs and targets.")
+    ] = False,
     jobs: JobsOption = 2,
     dask: DaskOption = None,
     data: DataOption = DEFAULT_DATA,
@@ -575,15 +581,18 @@ def compare_command(
     """
     with _errors():
         built, _ = _open(config, out)
-        designs = ladder(built)
-        names = [design.name for design in designs]
+        rungs = ladder(built)
+        names = [design.name for design in rungs]
         if unknown := [name for name in only or () if name not in names]:
             raise ValueError(f"--only must be {', '.join(names)}, not {', '.join(unknown)}")
-        designs = [design for design in designs if not only or design.name in only]
-        todo = _jobs(built, designs, target, data, cache, clock_ns)
+        designs = [design for design in rungs if not only or design.name in only]
+        todo = _jobs(built, designs, target, data, cache, clock_ns=clock_ns, energy=energy)
+        kept = kept_designs(out / COMPARE.name, rungs, todo) if add else []
         with outcomes(len(todo), quiet=as_json) as step, executor(jobs, dask) as pool:
-            comparison = make_comparison(todo, pool, out, step=step)
+            comparison = make_comparison(todo, pool, out, step=step, rungs=rungs, kept=kept)
         tables = comparison_tables(comparison, brief=True)
+        for designs_there in by_target(comparison).values():
+            tables += details_tables(designs_there)
         _print_study(comparison, comparison, tables, out / "compare.md", as_json=as_json)
 
 
@@ -625,13 +634,13 @@ def _jobs(
     target: list[str] | None,
     data: Path,
     cache: Path,
-    clock_ns: float | None = None,
+    **measured: Any,
 ) -> list[Job]:
     targets = _targets(target)
     _check_data(data)
     tensors = load_tensors(config, {key: data / file for key, file in FILES.items()}, option="--data")
     paths = [name if name in TARGETS else str(Path(name).resolve()) for name in targets]
-    return [Job(design, path, tensors, cache, clock_ns) for path in paths for design in designs]
+    return [Job(design, path, tensors, cache, **measured) for path in paths for design in designs]
 
 
 def _print_study(

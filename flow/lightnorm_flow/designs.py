@@ -1,7 +1,7 @@
 """What can be compared: LightNorm configurations, and conventional machines of the same generator."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightnorm import baseline
+from lightnorm.baseline.apply import word_bits
 from lightnorm.baseline.generate import TOP as BASELINE
 from lightnorm.config import Config
 from lightnorm.generate import TOP, generate
@@ -25,16 +26,25 @@ from lightnorm_golden.baseline import (
 )
 from lightnorm_golden.reference import range_batch_norm, range_batch_norm_backward, signal_to_noise_db
 from lightnorm_golden.wide import round_wide
-from lightnorm_sim.layer import Tensors
+from lightnorm_sim import Run, RunResult
+from lightnorm_sim.baseline import compare_baseline, prepare_baseline
+from lightnorm_sim.layer import Tensors, compare, prepare
 from lightnorm_sim.tools import fingerprint
 
 from .machine import Traffic, conventional, lightnorm
-from .report import CHUNKS, EPS, snr_db
+from .report import CHUNKS, EPS, MOMENTUM, snr_db
 
-__all__ = ["Conventional", "Design", "LightNorm", "ladder", "with_blocks"]
+__all__ = ["CheckedRun", "Conventional", "Design", "LightNorm", "ladder", "with_blocks"]
 
 Float64 = NDArray[np.float64]
-MOMENTUM = 0.1
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run, and what tells where its result is not the golden model's; None where every bit is."""
+
+    run: Run
+    mismatch: Callable[[RunResult], str | None]
 
 
 class Design(Protocol):
@@ -56,6 +66,9 @@ class Design(Protocol):
 
     def snr_db(self, tensors: Tensors) -> dict[str, float | None]:
         """Signal to noise of "forward" and "backward" on real tensors, end to end."""
+
+    def checked_run(self, mode: str, tensors: Tensors) -> CheckedRun:
+        """Of "train" or "backward" on real tensors."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,10 @@ class LightNorm:
             dx = backward(t.x, t.grad, t.weight, spec=spec, eps=EPS, chunks=CHUNKS)
             found["backward"] = snr_db(spec, t, "backward", dx.grad_input)
         return found
+
+    def checked_run(self, mode: str, tensors: Tensors) -> CheckedRun:
+        layer = prepare(self.config, mode, tensors, eps=EPS, momentum=MOMENTUM, chunks=CHUNKS)
+        return CheckedRun(layer.run, lambda result: compare(layer, result))
 
 
 @dataclass(frozen=True)
@@ -161,6 +178,17 @@ class Conventional:
             noise["backward"] = signal_to_noise_db(self._exact(x, grad, weight, bias), dx)
         return noise
 
+    def checked_run(self, mode: str, tensors: Tensors) -> CheckedRun:
+        spec, t = self.design.spec, tensors
+        sigma = _float64(t.running_sigma)
+        layer = prepare_baseline(
+            spec, mode, t.x, t.grad if mode == "backward" else None, lanes=self.like.lanes,
+            buffer_beats=self.like.buffer_beats, weight=t.weight, bias=t.bias, running_mean=t.running_mean,
+            running_spread=sigma**2 if spec.statistic == "l2" else sigma, eps=EPS, momentum=MOMENTUM, chunks=CHUNKS,
+        )  # fmt: skip
+        bits = word_bits(spec, "backward" in self.like.implementation.passes)
+        return CheckedRun(layer.run, lambda result: compare_baseline(layer, result, word_bits=bits))
+
     def _exact(self, x: Float64, grad: Float64 | None, weight: Float64, bias: Float64) -> Float64:
         """y, or with a gradient dx, in float64; all (C, elements)."""
         if self.design.spec.statistic == "range":
@@ -207,9 +235,12 @@ def with_blocks(config: Config, spec: NormSpec, block_size: int, lanes: int) -> 
 
 def ladder(config: Config) -> list[Design]:
     """From conventional FP32 to block floating point, at the lanes of `config`; a beat holds at least one block, so
-    rungs with larger blocks have more lanes."""
+    rungs with larger blocks have more lanes. The conventional machines have the pipeline of a fast clock; those of
+    LightNorm that of the least area, and blocks of 16 both."""
     rungs: list[Design] = [Conventional(design, config) for design in baseline.ladder()]
-    for block_size in (4, 8, 16, 32):
+    for block_size, pipeline, suffix in (*((size, "short", "") for size in (4, 8, 16, 32)), (16, "deep", "-deep")):
         lanes = -(-config.lanes // block_size) * block_size
-        rungs.append(LightNorm(f"bfp{block_size}", with_blocks(config, config.spec, block_size, lanes)))
+        built = with_blocks(config, config.spec, block_size, lanes)
+        built = replace(built, implementation=replace(built.implementation, pipeline=pipeline))
+        rungs.append(LightNorm(f"bfp{block_size}{suffix}", built))
     return rungs

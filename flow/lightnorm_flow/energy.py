@@ -24,7 +24,7 @@ from .flat_netlist import FlatNetlist, Instance, Memory, Net, flatten, read_flat
 from .gate_level import map_to_cells
 from .liberty import cell_models
 
-__all__ = ["KINDS", "Assumptions", "measure_energy", "spent"]
+__all__ = ["KINDS", "Assumptions", "energy_of_netlist", "measure_energy", "spent"]
 
 KINDS = ("internal", "switching", "leakage")
 """Of energy: inside cells, in what they drive, and what flows at rest."""
@@ -71,30 +71,53 @@ def measure_energy(
     given: Assumptions = Assumptions(),
     step: Step = lambda message: None,
 ) -> dict[str, Any]:
-    """Map a design to the library, simulate each run on the gates by itself, and add up what it spends.
+    """Map a design to the library, and measure the energy of its netlist, which is kept in `out_dir`.
 
-    The design has the streams of `Core`, and its module is the one the harness expects. `check` gets each run's name
-    and result, and raises if it is not what it must be. Netlists are kept in `out_dir`, simulations in `build_dir`.
     Takes 3 + len(runs) steps, two fewer if the netlist is there. Raises ValueError, ToolError, SimulationError.
     """
     folder = map_to_cells(verilog, top=top, library=library, lanes=lanes, out_dir=out_dir, step=step)
+    return energy_of_netlist(
+        folder / "netlist.il", ports=ports, top=top, library=library, runs=runs, check=check, work_dir=folder,
+        build_dir=build_dir, given=given, step=step,
+    )  # fmt: skip
+
+
+def energy_of_netlist(
+    mapped: Path,
+    *,
+    ports: Ports,
+    top: str,
+    library: Path,
+    runs: Mapping[str, Run],
+    check: Callable[[str, RunResult], None],
+    work_dir: Path,
+    build_dir: Path,
+    given: Assumptions = Assumptions(),
+    step: Step = lambda message: None,
+) -> dict[str, Any]:
+    """Simulate each run on the gates by itself, and add up what it spends.
+
+    `mapped` is the netlist.il that `synthesize` wrote, of a design with the streams of `Core`. `check` gets each run's
+    name and result, and raises if it is not what it must be. The flat netlist is kept in `work_dir`, the simulation in
+    `build_dir`. Takes 1 + len(runs) steps. Raises ValueError, ToolError, SimulationError.
+    """
     power = PowerLibrary(library)
 
     def make(unfinished: Path) -> None:
-        flatten(folder / "netlist.il", top, unfinished)
+        flatten(mapped, top, unfinished)
         used = {instance.cell for instance in read_flat(unfinished / "flat.json", top).instances}
         gates = (unfinished / "flat.v").read_text() + NO_TRACE + cell_models(library, used)
         (unfinished / "gates.v").write_text(gates)
 
-    flat = folder / "flat"
+    flat = work_dir / "flat"
     make_once(flat, make)
     netlist = read_flat(flat / "flat.json", top)
     step("compiling the netlist with verilator")
-    built = build(flat / "gates.v", ports, "verilator", build_dir, waves=True)
+    built = build(flat / "gates.v", ports, "verilator", build_dir, waves=True, module=top)
     measured = {}
     for name, run in runs.items():
         step(f"counting transitions in {name}")
-        directory = Path(tempfile.mkdtemp(prefix="waves-", dir=folder))  # stays if something is wrong
+        directory = Path(tempfile.mkdtemp(prefix="waves-", dir=work_dir))  # stays if something is wrong
         (result,) = built.run([run], directory=directory)
         check(name, result)
         window = (result.start, result.start + result.cycles)

@@ -5,7 +5,7 @@ Needs matplotlib, which the extra `report` installs.
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -171,8 +171,7 @@ def bars(name: str, alt: str, values: Mapping[str, float], xlabel: str, colors: 
     def draw(axes: Axes) -> None:
         labels = list(values)
         drawn = axes.barh(labels, list(values.values()), color=[THEME[colors[label]] for label in labels], height=0.68)
-        texts = [f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}" for value in values.values()]
-        axes.bar_label(drawn, texts, padding=3, color=THEME["ink"])
+        axes.bar_label(drawn, _lengths(values.values()), padding=3, color=THEME["ink"])
         _as_list(axes, xlabel)
         axes.margins(x=0.16)
 
@@ -190,12 +189,18 @@ def stacked_bars(name: str, alt: str, rows: Mapping[str, Mapping[str, float]], x
             widths = [row.get(part, 0.0) for row in rows.values()]
             drawn = axes.barh(labels, widths, left=left, label=part, color=THEME[color], height=0.68)
             left = [before + width for before, width in zip(left, widths, strict=True)]
-        axes.bar_label(drawn, [f"{value:.1f}" for value in left], padding=3, color=THEME["ink"])
-        axes.legend(ncols=len(parts), loc="lower left", bbox_to_anchor=(0, 1), handlelength=1, columnspacing=1)
+        axes.bar_label(drawn, _lengths(left), padding=3, color=THEME["ink"])
+        columns = len(parts) if len(parts) < 5 else 3
+        axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1, columnspacing=1)
         _as_list(axes, xlabel)
         axes.margins(x=0.14)
 
     return _draw(name, alt, 1.0 + 0.27 * len(rows), draw)
+
+
+def _lengths(values: Iterable[float]) -> list[str]:
+    """What stands at the ends of bars."""
+    return [f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}" for value in values]
 
 
 def _as_list(axes: Axes, xlabel: str) -> None:

@@ -5,17 +5,18 @@ command makes it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .compare import comparison_tables
+from .compare import comparison_tables, details_tables
 from .console import number
 from .explore import bits_of_step, exploration_tables
 from .figures import THEME, Drawing, bars, error_histogram, scatter, stacked_bars, treemap
 from .files import write_text
+from .goals import goal_notes, sizes_by_stage
 from .measure import by_target, failures, size_per_lane
 from .plan import plan_notes, plan_tables
 from .report import SIZES, UNITS
@@ -91,8 +92,7 @@ def write_page(
             (synth, draw(_stages(synth, index)), _sizes(synth), _stage_rows(synth))
             for index, synth in enumerate(result["synth"])
         ],
-        ladder=[(table, [draw(each) for each in _ladder(compare, result, table[0], index)])
-                for index, table in enumerate(comparison_tables(compare, brief=False))] if compare else [],
+        ladder=_ladders(compare, result, draw) if compare else [],
         failures=failures(compare or []),
         fronts=[(table, [draw(each) for each in _fronts(explore, table[0], index)])
                 for index, table in enumerate(exploration_tables(explore))] if explore else [],
@@ -161,9 +161,22 @@ def _stages(synth: Results, index: int) -> Drawing:
     return treemap(f"stages_{index}", synth["stages"], unit)
 
 
-def _ladder(comparison: Sequence[Results], result: Results, target: str, index: int) -> list[Drawing]:
-    """Size, and energy where it is known, of every rung; that of this report in its own colour."""
-    designs = by_target(comparison)[target]
+def _ladders(comparison: Sequence[Results], result: Results, draw: Callable[[Drawing], str]) -> list[dict[str, Any]]:
+    """Of each target: tables, figures, and what must be said of the goals."""
+    measured = by_target(comparison)
+    return [
+        {
+            "table": table,
+            "figures": [draw(each) for each in _ladder(measured[table[0]], result, table[0], index)],
+            "details": details_tables(measured[table[0]]),
+            "notes": goal_notes(measured[table[0]]),
+        }
+        for index, table in enumerate(comparison_tables(comparison, brief=False))
+    ]
+
+
+def _ladder(designs: Sequence[Results], result: Results, target: str, index: int) -> list[Drawing]:
+    """Size, energy where it is known, and bits of every rung; that of this report in its own colour."""
     colors = {
         design["name"]: "blue" if design["hash"] == result["hash"] else STATISTIC_COLORS[design["statistic"]]
         for design in designs
@@ -172,13 +185,23 @@ def _ladder(comparison: Sequence[Results], result: Results, target: str, index: 
     sizes = {design["name"]: size_per_lane(design)[0] for design in designs}
     alt = f"{unit} per lane on {target}: " + ", ".join(f"{name} {size:.0f}" for name, size in sizes.items())
     drawings = [bars(f"ladder_{index}", alt, sizes, f"{unit} per lane", colors)]
-    for direction in ("forward", "backward"):
-        energy = {design["name"]: design["energy_pj_per_element"][direction] for design in designs}
-        if known := {name: value for name, value in energy.items() if value is not None}:
-            alt = f"pJ per element {direction}: " + ", ".join(f"{name} {value:.2f}" for name, value in known.items())
-            label = f"pJ per element, {direction}"
-            drawings.append(bars(f"energy_{direction}_{index}", alt, known, label, colors))
+    if stages := sizes_by_stage(designs):
+        parts = {name: _largest_and_rest(sizes) for name, sizes in stages.items()}
+        drawings.append(stacked_bars(f"ladder_stages_{index}", "Where the area goes", parts, f"{unit} per lane"))
+    kinds = [("energy", "energy_pj_per_element", "pJ per element"), ("bits", "bits_per_element", "bits per element")]
+    for kind, key, what in kinds[: 1 if index else None]:  # bits are the same on every target
+        for direction in ("forward", "backward"):
+            values = {design["name"]: design[key][direction] for design in designs}
+            if known := {name: value for name, value in values.items() if value is not None}:
+                alt = f"{what} {direction}: " + ", ".join(f"{name} {value:.2f}" for name, value in known.items())
+                drawings.append(bars(f"{kind}_{direction}_{index}", alt, known, f"{what}, {direction}", colors))
     return drawings
+
+
+def _largest_and_rest(sizes: Mapping[str, float]) -> dict[str, float]:
+    """As many parts as a figure has colours."""
+    shown = {stage: sizes.get(stage, 0.0) for stage in ("reduce", "apply", "pack", "coefficients")}
+    return shown | {"rest": sum(sizes.values()) - sum(shown.values())}
 
 
 def _fronts(exploration: Results, target: str, index: int) -> list[Drawing]:

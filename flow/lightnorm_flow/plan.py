@@ -28,20 +28,23 @@ EnergyPerElement = Mapping[str, Mapping[str, float]]
 
 
 def read_energy(path: Path, config: Config) -> tuple[EnergyPerElement, str]:
-    """Energy per element of the configuration and of FP32 in what `lightnorm compare` wrote; and why any is missing."""
+    """Energy per element of the configuration and of FP32 in what `lightnorm compare` wrote, on the first target that
+    has both, or the first that has one; and why any is missing."""
     command = "lightnorm compare"
     try:
         entries = json.loads(path.read_text())
-        designs = [(entry["name"], entry["hash"], entry["energy_pj_per_element"]) for entry in entries]
+        keys = ("target", "name", "hash", "energy_pj_per_element")
+        designs = [[entry[key] for key in keys] for entry in entries]
     except FileNotFoundError:
         return {}, f"there is no {path}, which {command} writes"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--compare {path} is not a file that {command} wrote: {error}") from None
-    found: dict[str, Mapping[str, float]] = {}
-    for design, digest, energy in designs:
+    targets: dict[str, dict[str, Mapping[str, float]]] = {}
+    for target, design, digest, energy in designs:
         which = "lightnorm" if digest == config.hash else "fp32" if design == "l2-fp32" else None
         if which and all(value is not None for value in energy.values()):
-            found.setdefault(which, energy)
+            targets.setdefault(target, {})[which] = energy
+    found = max(targets.values(), key=len, default={})
     missing = [name for name in ("lightnorm", "fp32") if name not in found]
     return found, f"{path} has no energy of {' and '.join(missing)}" if missing else ""
 

@@ -19,7 +19,7 @@ from .machine import conventional, lightnorm
 from .simulate import Outcome, load_tensors, prepare_layers, simulate
 from .synth import synthesize
 
-__all__ = ["CHUNKS", "EPS", "FILES", "exact_output", "make_report", "report_rows", "report_steps", "snr_db"]
+__all__ = ["CHUNKS", "EPS", "FILES", "MOMENTUM", "exact_output", "make_report", "report_rows", "report_steps", "snr_db"]
 
 CHUNKS, EPS, MOMENTUM = 16, 1e-5, 0.1
 FILES = {

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from lightnorm.yosys import ToolError, run_yosys, yosys_version
+from lightnorm_sim.tools import fingerprint
 
 from .asic import Recipe, cell_recipe, gate_recipe
 from .liberty import Cell, read_cells, read_text
 from .timing import measure_clock
 
-__all__ = ["TARGETS", "synthesize"]
+__all__ = ["TARGETS", "mapping_key", "synthesize"]
+
+SOURCES = ("synth.py", "liberty.py", "timing.py")
+"""What counts and times the netlists; how they are made is in the recipe."""
 
 # In each FPGA family: the command, and for each kind of resource the cells (patterns) with how many of it they take.
 FPGAS: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
@@ -118,19 +122,11 @@ def synthesize(
         raise ValueError(f"a clock period must be positive, and is for Liberty files; not {clock_ns:g} ns on {target}")
     for stale in ("synth.json", *NETLISTS):
         (out_dir / stale).unlink(missing_ok=True)
-    cells: dict[str, Cell] = {}
-    library_text = ""
-    if target in FPGAS:
-        # without names: abc9 may give a wire one that another has
-        recipe = Recipe(f"rename -hide w:*\n{FPGAS[target][0]} -top {design.root}\n", {})
-    elif target == "generic":
-        recipe = gate_recipe()
-    else:
-        library = _library_path(target)
-        progress(f"reading {library.name}")
-        cells, library_text = read_cells(library), read_text(library)
-        recipe = cell_recipe(cells, library_text, clock_ns)
-        target = library.name
+    if target not in TARGETS:
+        progress(f"reading {_library_path(target).name}")
+    recipe, cells, library_text = _recipe(target, design.root, clock_ns)
+    if cells:
+        target = _library_path(target).name
     progress(f"synthesizing {design.root} for {target}")
     if clock_ns is not None:
         design = replace(design, stages=())  # a path may cross stages
@@ -177,6 +173,28 @@ def _read_design(verilog: Path, top: str, unit: str | None) -> Design:
         return Design(text, below[unit], ())
     parents = (top, f"{top}.core")
     return Design(text, top, tuple(name for name in modules if name.rpartition(".")[0] in parents))
+
+
+def mapping_key(verilog: Path, *, top: str, target: str, lanes: int, clock_ns: float | None = None) -> str:
+    """A name for what `synthesize` makes of these: another one if anything is different that decides it, which comments
+    and what else is in the library's folder do not. Raises ValueError for a library that cannot be read."""
+    recipe, _, _ = _recipe(target, top, clock_ns)
+    code = re.sub(r"^//.*\n", "", verilog.read_text(), flags=re.MULTILINE)
+    sources = (Path(__file__).with_name(name).read_bytes() for name in SOURCES if clock_ns or name != "timing.py")
+    files = (text for item in sorted(recipe.files.items()) for text in item)
+    return fingerprint(yosys_version(), top, str(lanes), str(clock_ns), code, recipe.script, *files, *sources)
+
+
+def _recipe(target: str, root: str, clock_ns: float | None) -> tuple[Recipe, dict[str, Cell], str]:
+    """How to map for the target; of a library also its cells and its text."""
+    if target in FPGAS:
+        # without names: abc9 may give a wire one that another has
+        return Recipe(f"rename -hide w:*\n{FPGAS[target][0]} -top {root}\n", {}), {}, ""
+    if target == "generic":
+        return gate_recipe(), {}, ""
+    library = _library_path(target)
+    cells, text = read_cells(library), read_text(library)
+    return cell_recipe(cells, text, clock_ns), cells, text
 
 
 def _library_path(target: str) -> Path:

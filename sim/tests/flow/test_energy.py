@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lightnorm_flow.measure
+from lightnorm.baseline import Design
+from lightnorm.config import Implementation
 from lightnorm.generate import TOP
 from lightnorm_flow.activity import Activity
 from lightnorm_flow.cell_power import PowerLibrary
+from lightnorm_flow.designs import CheckedRun, Conventional, LightNorm
 from lightnorm_flow.energy import KINDS, Assumptions, measure_energy, spent
 from lightnorm_flow.flat_netlist import FlatNetlist, Instance, Memory, Net
-from lightnorm_sim import RunResult, read_ports
-from lightnorm_sim.layer import compare
+from lightnorm_flow.measure import Job, measure
+from lightnorm_flow.report import CHUNKS
+from lightnorm_golden.baseline import FloatNormSpec
+from lightnorm_golden.formats import FloatFormat
+from lightnorm_sim import RunResult, SimulationError, build, read_ports
+from lightnorm_sim.layer import Tensors, compare, prepare
 
 from .opensta import STA, compared
 from .small import BUILD_DIR, LIBRARY, MACHINE, layers
@@ -155,6 +163,60 @@ def test_machine(machine: Path, mapped: Path) -> None:
     assert train["elements"] == infer["elements"] == 108
     assert train["stages"]["reduce"]["total"] > 2 * infer["stages"]["reduce"]["total"]
     assert not list(mapped.glob("waves-*"))
+
+
+def tensors() -> Tensors:
+    rng = np.random.default_rng(9)
+    x, grad = rng.normal(size=(2, 3, 4, 9)).astype(np.float32)
+    weight, bias, mean = rng.normal(size=(3, 4)).astype(np.float32)
+    sigma = np.abs(mean) + 0.5
+    return Tensors(x=x, grad=grad, weight=weight, bias=bias, running_mean=mean, running_sigma=sigma)
+
+
+def test_of_a_comparison(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same energy as measured by itself; kept, and not there for a machine that gives other bits."""
+    layer = prepare(MACHINE, "train", tensors(), chunks=CHUNKS)
+    alone = measure_energy(
+        machine / f"{TOP}.v", ports=read_ports(machine / f"{TOP}.json"), top=TOP, library=LIBRARY,
+        lanes=MACHINE.lanes, runs={"train": layer.run}, check=lambda name, result: None, out_dir=machine / "gates",
+        build_dir=BUILD_DIR,
+    )["runs"]["train"]  # fmt: skip
+    job = Job(LightNorm("bfp2", MACHINE), str(LIBRARY), tensors(), tmp_path, energy=True)
+    wrong = Job(Wrong("bfp2", MACHINE), str(LIBRARY), tensors(), tmp_path, energy=True)
+    with pytest.raises(SimulationError, match="train: it is wrong"):
+        measure(wrong)
+    found = measure(job)
+    expected = alone["logic_pj_per_element"]["total"]
+    assert found["energy_pj_per_element"] == {"forward": pytest.approx(expected), "backward": None}
+    assert found["memory_pj_per_element"]["forward"] == pytest.approx(alone["memory_pj_per_element"]) != 0
+    assert found["energy"]["forward"]["clock"] == pytest.approx(alone["clock_pj_per_element"])
+    assert found["energy"]["forward"]["elements"] == 108 and found["energy"]["backward"] is None
+    assert found["missing"] == {"fmax_mhz": "--clock-ns was not given"}
+    monkeypatch.setattr(lightnorm_flow.measure, "energy_of_netlist", None)
+    assert measure(job) == found, "it is not measured again"
+
+
+class Wrong(LightNorm):
+    def checked_run(self, mode: str, tensors: Tensors) -> CheckedRun:
+        return CheckedRun(super().checked_run(mode, tensors).run, lambda result: f"{mode}: it is wrong")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistic", ["l2", "range"])
+def test_of_a_conventional_machine(statistic: str, tmp_path: Path) -> None:
+    """Its gates give the model's bits in both directions, and a wrong bit would be seen."""
+    fmt = FloatFormat(4, 3)
+    like = replace(MACHINE, implementation=Implementation(passes=("train", "backward"), buffer_blocks=8))
+    design = Conventional(Design("small", FloatNormSpec(statistic, fmt, fmt, 15, 3)), like)
+    found = measure(Job(design, str(LIBRARY), tensors(), tmp_path, energy=True))
+    assert all(value > 1 for value in found["energy_pj_per_element"].values())
+    verilog, top = design.emit(tmp_path / "emitted")
+    checked = design.checked_run("train", tensors())
+    built = build(verilog, read_ports(verilog.with_suffix(".json")), "verilator", BUILD_DIR, module=top)
+    (result,) = built.run([checked.run])
+    assert checked.mismatch(result) is None
+    output = [result.output[0] ^ 1, *result.output[1:]]
+    assert "1 of" in str(checked.mismatch(replace(result, output=output)))
 
 
 @pytest.mark.skipif(STA is None, reason="needs OpenSTA (apt install opensta)")

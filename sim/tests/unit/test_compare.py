@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import lightnorm_flow.asic
 import lightnorm_flow.measure
+import lightnorm_flow.synth
 from lightnorm.config import Config, Implementation
 from lightnorm.yosys import ToolError
 from lightnorm_flow.cli import app
-from lightnorm_flow.compare import comparison_tables, make_comparison
-from lightnorm_flow.designs import Conventional, ladder
+from lightnorm_flow.compare import comparison_tables, kept_designs, make_comparison
+from lightnorm_flow.designs import CheckedRun, Conventional, ladder
 from lightnorm_flow.explore import Grid, grid_designs, make_exploration, pareto, parse_grid, read_grid
 from lightnorm_flow.machine import Stream, Traffic
-from lightnorm_flow.measure import Job, NotMeasured, measure
+from lightnorm_flow.measure import Emitted, Job, NotMeasured, measure
+from lightnorm_flow.synth import mapping_key
 from lightnorm_golden import BlockFormat, NormSpec
 from lightnorm_sim.layer import Tensors
 
@@ -27,6 +30,7 @@ DEFAULT = Config(
     NormSpec(BlockFormat(5, 4, 16), BlockFormat(6, 3, 16)),
     Implementation(("train", "infer", "backward"), 1, 4096),
 )
+LIBRARY = Path(__file__).parents[1] / "flow" / "small.lib"
 TENSORS = Tensors(x=np.zeros((2, 4, 5), np.float32))
 
 
@@ -42,7 +46,7 @@ class Fake:
         return {"hash": self.name, "statistic": "range", "format": "f", "gradient_format": "f", "lanes": 4}
 
     def emit(self, folder: Path) -> tuple[Path, str]:
-        (folder / "design.v").write_text(str(self.area))
+        (folder / "design.v").write_text(f"// {self.name}\n{self.area}\n")
         return folder / "design.v", "top"
 
     @property
@@ -52,15 +56,18 @@ class Fake:
     def snr_db(self, tensors: Tensors) -> dict[str, float | None]:
         return {"forward": 30.0 - self.area / 100, "backward": None}
 
+    def checked_run(self, mode: str, tensors: Tensors) -> CheckedRun:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the targets that were synthesized for."""
     targets: list[str] = []
 
-    def synthesize(verilog: Path, *, top: str, target: str, out_dir: Path, lanes: int) -> None:
-        targets.append(target)
-        area = float(verilog.read_text())
+    def synthesize(verilog: Path, *, top: str, target: str, out_dir: Path, lanes: int, clock_ns: float | None) -> None:
+        targets.append(target if clock_ns is None else f"{target} for {clock_ns:g} ns")
+        area = float(verilog.read_text().splitlines()[-1])
         if area < 0:
             raise ToolError("yosys failed") if area == -1 else RuntimeError("not foreseen")
         synth = {"tool": "yosys 0", "stage_unit": "luts", "luts": area, "stages": {"a": area}}
@@ -90,24 +97,45 @@ def test_everything_is_measured_once(tmp_path: Path, made: list[str]) -> None:
     ]  # fmt: skip
     assert compare(tmp_path, todo)[0] == comparison == json.loads((tmp_path / "compare.json").read_text())
     assert len(made) == 4
-    compare(tmp_path, [*todo, *jobs(tmp_path, Fake("c"))])
+    compare(tmp_path, [*todo, *jobs(tmp_path, Fake("c", 25))])
     assert made[4:] == ["ecp5", "ice40"]
 
 
-def test_another_recipe_is_measured_again(tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    compare(tmp_path, jobs(tmp_path, Fake("a")))
-    monkeypatch.setattr(lightnorm_flow.measure, "_sources", lambda: "other")
-    compare(tmp_path, jobs(tmp_path, Fake("a")))
-    assert made == ["ecp5", "ice40"] * 2
+def test_the_same_verilog_is_the_same_design(tmp_path: Path, made: list[str]) -> None:
+    comparison, _ = compare(tmp_path, jobs(tmp_path, Fake("a"), Fake("renamed"), Fake("b", 50)))
+    assert made == ["ecp5", "ecp5", "ice40", "ice40"]
+    assert [each["luts"] for each in comparison] == [100, 100, 50] * 2
 
 
-def test_another_library_of_the_same_name_is_measured_again(tmp_path: Path, made: list[str]) -> None:
-    libraries = [tmp_path / folder / "x.lib" for folder in ("one", "two")]
-    for library in libraries:
-        library.parent.mkdir()
-        library.write_text(str(library))
-        measure(Job(Fake("a"), str(library), TENSORS, tmp_path / "cache"))
-    assert made == list(map(str, libraries))
+def test_what_decides_a_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another key for whatever changes the netlist or what is said of it, and for nothing else."""
+    library, same, other = (tmp_path / name for name in ("a.lib", "same.lib", "other.lib"))
+    text = LIBRARY.read_text()
+    library.write_text(text)
+    same.write_text(text)
+    other.write_text(text.replace("area : 1", "area : 2", 1))
+    assert other.read_text() != text
+    verilog = tmp_path / "d.v"
+    verilog.write_text("// made on Monday\nmodule d;\nendmodule // d\n")
+
+    def key(target: Path | str = library, top: str = "d", lanes: int = 4, clock_ns: float | None = None) -> str:
+        return mapping_key(verilog, top=top, target=str(target), lanes=lanes, clock_ns=clock_ns)
+
+    first = key()
+    verilog.write_text("// made on Tuesday\nmodule d;\nendmodule // d\n")
+    assert key() == key(same) == first
+    others = [key(other), key("generic"), key("ecp5"), key("ice40"), key(top="e"), key(lanes=8), key(clock_ns=4.0),
+              key(clock_ns=5.0)]  # fmt: skip
+    monkeypatch.setattr(lightnorm_flow.asic, "SPEED_ABC_SCRIPT", "another {delay}")
+    assert key() == first, "the recipe for a clock does not map for area"
+    others.append(key(clock_ns=4.0))
+    monkeypatch.setattr(lightnorm_flow.asic, "ABC_SCRIPT", "another")
+    others.append(key())
+    verilog.write_text("module d; wire x;\nendmodule\n")
+    others.append(key())
+    monkeypatch.setattr(lightnorm_flow.synth, "yosys_version", lambda: "0.0")
+    others.append(key())
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_a_failure_stops_nothing(tmp_path: Path, made: list[str]) -> None:
@@ -130,7 +158,7 @@ def test_an_unforeseen_error_stops_nothing(tmp_path: Path, made: list[str]) -> N
 
 
 def test_what_is_not_measured_says_why(tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(folder: Path, job: Job) -> Any:
+    def unknown(job: Job, emitted: Emitted, folder: Path) -> Any:
         raise NotMeasured("no timing here")
 
     monkeypatch.setattr(lightnorm_flow.measure, "ANALYSES", {"fmax_mhz": unknown})
@@ -139,7 +167,7 @@ def test_what_is_not_measured_says_why(tmp_path: Path, made: list[str], monkeypa
     assert measured["energy_pj_per_element"] == {"forward": None, "backward": None}
     # 10 elements of 4 channels, in 3 beats of 4
     assert measured["bits_per_element"] == {"forward": (3 * 12 + 32) * 4 / 40, "backward": None}
-    monkeypatch.setattr(lightnorm_flow.measure, "ANALYSES", {"fmax_mhz": lambda folder, job: 250.0})
+    monkeypatch.setattr(lightnorm_flow.measure, "ANALYSES", {"fmax_mhz": lambda *given: {"fmax_mhz": 250.0}})
     measured = measure(jobs(tmp_path, Fake("a"))[0])
     assert (measured["fmax_mhz"], measured["missing"]) == (250.0, {})
 
@@ -152,14 +180,46 @@ def test_tables(tmp_path: Path, made: list[str]) -> None:
     assert "a\\_1 & range & f & 4 & 22\\,500 & 2.00 &" in (tmp_path / "compare.tex").read_text()
 
 
+def test_results_are_added_to(tmp_path: Path, made: list[str]) -> None:
+    """Other rungs and targets are kept, those of other configurations are not, what is measured again is replaced."""
+    rungs = [Fake("a"), Fake("b"), Fake("c")]
+    compare(tmp_path, jobs(tmp_path, Fake("a", 1), Fake("b", 2), Fake("gone", 3)))
+    todo = [job for job in jobs(tmp_path, Fake("c", 4), Fake("a", 5)) if job.target == "ecp5"]
+    kept = kept_designs(tmp_path / "compare.json", rungs, todo)
+    with ThreadPoolExecutor(1) as pool:
+        comparison = make_comparison(todo, pool, tmp_path, step=lambda message: None, rungs=rungs, kept=kept)
+    assert [(each["target"], each["name"], each["luts"]) for each in comparison] == [
+        ("ecp5", "a", 5), ("ecp5", "b", 2), ("ecp5", "c", 4), ("ice40", "a", 1), ("ice40", "b", 2),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "compare.json").read_text()) == comparison
+    assert kept_designs(tmp_path / "none.json", rungs, todo) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read: "),
+        ('[{"name": "a"}]', "is not what this version's lightnorm compare writes"),
+        ("[3]", "cannot be read: "),
+    ],
+)
+def test_nothing_is_added_to_another_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "compare.json"
+    path.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        kept_designs(path, [], [])
+    assert str(caught.value).startswith(f"--add: {path} {message}")
+
+
 def test_ladder() -> None:
     rungs = {rung.name: rung for rung in ladder(DEFAULT)}
     conventional = ["l2-fp32", "l2-bf16", "range-fp32", "range-fp16", "range-fp10"]
-    assert list(rungs) == [*conventional, "bfp4", "bfp8", "bfp16", "bfp32"]
-    assert [rung.facts["lanes"] for rung in rungs.values()] == [16] * 8 + [32]
+    assert list(rungs) == [*conventional, "bfp4", "bfp8", "bfp16", "bfp32", "bfp16-deep"]
+    assert [rung.facts["lanes"] for rung in rungs.values()] == [16] * 8 + [32, 16]
     for rung in rungs.values():
         assert rung.traffic.buffer_beats * rung.traffic.lanes == 65_536
-    assert rungs["bfp16"].facts["hash"] == DEFAULT.hash
+    deep = replace(DEFAULT, implementation=replace(DEFAULT.implementation, pipeline="deep"))
+    assert rungs["bfp16"].facts["hash"] == DEFAULT.hash and rungs["bfp16-deep"].facts["hash"] == deep.hash
     assert len({rung.facts["hash"] for rung in rungs.values()}) == len(rungs)
 
 
@@ -248,7 +308,8 @@ def test_exploration(tmp_path: Path, made: list[str]) -> None:
     [
         (
             ("compare", "--only", "fp64"),
-            "--only must be l2-fp32, l2-bf16, range-fp32, range-fp16, range-fp10, bfp4, bfp8, bfp16, bfp32, not fp64",
+            "--only must be l2-fp32, l2-bf16, range-fp32, range-fp16, range-fp10, bfp4, bfp8, bfp16, bfp32, bfp16-deep,"
+            " not fp64",
         ),
         (("compare", "--target", "virtex"), "--target must be generic, ecp5, ice40, xilinx, or a Liberty file"),
         (("explore", "--data", "none"), "--data none: there is no such folder (the repository has data/digits)"),

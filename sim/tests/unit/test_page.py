@@ -39,8 +39,10 @@ def design(name: str, area: float, **more: Any) -> dict[str, Any]:
         "name": name, "hash": name, "statistic": "range", "format": "f", "lanes": 4, "target": "a.lib",
         "size_unit": "logic_area_um2", "logic_area_um2": 4 * area, "fmax_mhz": None, "snr_db": 20.0 + area / 1000,
         "energy_pj_per_element": {"forward": None, "backward": None}, "snr_backward_db": 20.0,
-        "bits_per_element": {"forward": 12.0, "backward": 17.0}, "missing": {}, "stages": {}, "error": None,
-        "pareto": {"size_snr": True, "size_bits": False}, **more,
+        "memory_pj_per_element": {"forward": None, "backward": None},
+        "logic_area_per_lane_um2": area, "clocked_area_per_lane_um2": None, "clock_ns": None,
+        "bits_per_element": {"forward": 12.0, "backward": 17.0}, "missing": {}, "error": None,
+        "stages": {"reduce": 3 * area, "pack": area}, "pareto": {"size_snr": True, "size_bits": False}, **more,
     }  # fmt: skip
 
 
@@ -140,12 +142,14 @@ def test_page_stands_alone(folder: Path) -> None:
 
 def test_page_shows_everything(folder: Path) -> None:
     made = read(folder)
-    for text in ("1,000", "23.7", "12.5", "1,234 cycles", "l2-fp32", "33.2", "9.00", "bfp8",
+    for text in ("1,000", "23.7", "12.5", "1,234 cycles", "l2-fp32", "33.2", "9.00", "bfp8", "9.00, 25% short", "6,750",
+                 "250 too many for 12 times less than l2-fp32 (750)",
                  "Failed: bfp<4> on a.lib: no", "conv1", "as it is secret", "121.2 MHz", "251.4 MHz",
                  "reduce.sum", "d, e", "at 1.8 V", "dB the arithmetic alone"):  # fmt: skip
         assert text in made.text, text
     figures = {path.name for path in (folder / "figures").iterdir()}
-    names = ("stages_0", "ladder_0", "energy_forward_0", "energy_backward_0", "front_snr_0", "front_bits_0",
+    names = ("stages_0", "ladder_0", "ladder_stages_0", "energy_forward_0", "energy_backward_0", "bits_forward_0",
+             "bits_backward_0", "front_snr_0", "front_bits_0",
              "errors_train", "errors_backward", "traffic_train", "traffic_backward", "plan",
              "energy_kinds", "energy_stages")  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")}

@@ -105,14 +105,20 @@ def test_unknown_energy_is_not_zero(tmp_path: Path) -> None:
 def test_energy_of_a_comparison(tmp_path: Path) -> None:
     path = tmp_path / "compare.json"
     assert read_energy(path, CONFIG) == ({}, f"there is no {path}, which lightnorm compare writes")
-    designs = [
-        {"name": "bfp16", "hash": CONFIG.hash, "energy_pj_per_element": {"forward": 1.0, "backward": 2.0}},
-        {"name": "l2-fp32", "hash": "1", "energy_pj_per_element": {"forward": 9.0, "backward": None}},
-    ]
+
+    def entry(target: str, name: str, forward: float, backward: float | None) -> dict[str, Any]:
+        digest = CONFIG.hash if name == "bfp16" else "1"
+        energy = {"forward": forward, "backward": backward}
+        return {"target": target, "name": name, "hash": digest, "energy_pj_per_element": energy}
+
+    designs = [entry("a.lib", "bfp16", 1.0, 2.0), entry("a.lib", "l2-fp32", 9.0, None)]
     path.write_text(json.dumps(designs))
     found, missing = read_energy(path, CONFIG)
     assert found == {"lightnorm": {"forward": 1.0, "backward": 2.0}}
     assert missing == f"{path} has no energy of fp32"
+    path.write_text(json.dumps([*designs, entry("b.lib", "l2-fp32", 90.0, 80.0), entry("b.lib", "bfp16", 3.0, 4.0)]))
+    both = {"fp32": {"forward": 90.0, "backward": 80.0}, "lightnorm": {"forward": 3.0, "backward": 4.0}}
+    assert read_energy(path, CONFIG) == (both, ""), "both of one library"
     path.write_text('["text"]')
     with pytest.raises(ValueError, match=r"--compare .*compare\.json is not a file that lightnorm compare wrote"):
         read_energy(path, CONFIG)
