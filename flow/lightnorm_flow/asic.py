@@ -65,7 +65,7 @@ SPEED_ABC_SCRIPT = """\
 strash; ifraig; scorr; if -g -K 6; strash; dch -f; map -B 0.9 -D {delay}; topo
 buffer -c -N 12; upsize -D {delay}; dnsize -D {delay}; stime -p
 """
-# Of a clock period; the rest is for the registers, whose delays ABC does not know, and for loads that it sees too light.
+# Of a clock period; the rest is for the registers, whose delays ABC does not know, and for loads it sees too light.
 LOGIC_SHARE = 0.7
 
 ABC_SCRIPT = f"strash; ifraig\n{2 * ABC_ROUND}strash; dch -f; amap -F 20 -A 20 -C 1000 -m\n"

@@ -7,7 +7,12 @@ from operator import or_
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 
-__all__ = ["normalize", "normalize_groups", "shift_left", "shift_right_sticky"]
+from .rank import Rank
+
+__all__ = ["cut_shift_left", "normalize", "normalize_groups", "shift_left", "shift_right_sticky"]
+
+FINE_BITS = 3
+"""Of a shift that is cut: so many low bits of the amount before the registers."""
 
 
 def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int = 1, name: str) -> Signal:
@@ -23,6 +28,14 @@ def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int 
     shifted = Signal(Shape(width, is_signed), name=f"{name}_out")
     m.d.comb += shifted.eq(current)
     return shifted
+
+
+def cut_shift_left(m: Module, value: Value, amount: Value, width: int, rank: Rank, *, name: str) -> Signal:
+    """value << amount, kept to `width` bits; the short steps of it before the rank, the long ones behind."""
+    fine, coarse = amount[:FINE_BITS], amount[FINE_BITS:]
+    reach = min(width, len(value) + (1 << len(fine)) - 1)
+    started = rank.keep(shift_left(m, value, fine, reach, name=f"{name}_fine"), f"{name}_fine")
+    return shift_left(m, started, rank.keep(coarse, f"{name}_coarse"), width, unit=1 << len(fine), name=name)
 
 
 def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> tuple[Signal, Signal]:

@@ -1,0 +1,180 @@
+"""A chunk's extrema as integers that compare: of a block's elements, across blocks, and back to steps."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from lightnorm_golden.formats import BlockFormat
+
+from ..arith.rank import Rank
+from ..arith.shift import cut_shift_left, normalize
+
+__all__ = ["BlockExtrema", "FixedPoint", "Normalized", "normalized_exponent_bits"]
+
+def _order_key(element: data.View[data.StructLayout]) -> Value:
+    """Unsigned integer in the order of the element's value (sign on top, magnitude inverted when negative)."""
+    return Cat(element.significand ^ element.sign.replicate(len(element.significand)), ~element.sign)
+
+
+class BlockExtrema:
+    """Maximum and minimum of one block's elements, padding left out.
+
+    The extrema are order keys (see `_order_key`) of man_bits + 2 bits, where `lanes` asks for it with the index of the
+    first element that attains each; `empty`: the block is all padding, and they mean nothing. Padding is always behind
+    the elements, so that of any run of elements the first one tells whether it holds an element at all.
+
+    A balanced tree before the first of the ranks, of which a `deep` one has a level before each. Everything is behind
+    the last.
+    """
+
+    def __init__(
+        self,
+        m: Module,
+        block: data.View[data.StructLayout],
+        *,
+        size: int,
+        lanes: bool,
+        deep: bool,
+        ranks: tuple[Rank, ...],
+        name: str,
+    ) -> None:
+        self._lanes, self._name = lanes, name
+        runs: list[tuple[Value, ...]] = []  # maximum and its lane, minimum and its lane, whether there is an element
+        for index in range(size):
+            element = block.elements[index]
+            exists = Signal(name=f"exists_{name}_{index}")
+            key = Signal(len(element.as_value()), name=f"key_{name}_{index}")
+            m.d.comb += [
+                exists.eq(~element.sign | element.significand.any()),
+                key.eq(_order_key(element)),
+            ]
+            runs.append((key, Const(index, 0), key, Const(index, 0), exists))
+        levels = (size - 1).bit_length()
+        before = [min(number + 1, levels) if deep else levels for number in range(len(ranks) - 1)] + [levels]  # each
+        for level in range(levels + 1):
+            for number, rank in enumerate(ranks):
+                if before[number] == level:
+                    runs = [self._kept(run, rank, f"{level}_{index}") for index, run in enumerate(runs)]
+            following = [self._join(m, runs[i], runs[i + 1], level, i) for i in range(0, len(runs) - 1, 2)]
+            runs = following + runs[len(runs) // 2 * 2 :]
+        ((self.max, self.max_lane, self.min, self.min_lane, exists),) = runs
+        self.empty = ~exists
+
+    def _kept(self, run: tuple[Value, ...], rank: Rank, name: str) -> tuple[Value, ...]:
+        kinds = ("max", "max_lane", "min", "min_lane", "exists")
+        return tuple(
+            rank.keep(value, f"{kind}_{self._name}_{name}") for kind, value in zip(kinds, run, strict=True)
+        )
+
+    def _join(
+        self, m: Module, first: tuple[Value, ...], second: tuple[Value, ...], level: int, index: int
+    ) -> tuple[Value, ...]:
+        """Extrema of two neighbouring runs of elements; between single elements one comparison tells both values.
+
+        A run of level n starts at a multiple of 2^n: a lane is n bits, and which run it lies in the next one.
+        """
+        first_max, first_max_lane, first_min, first_min_lane, first_exists = first
+        second_max, second_max_lane, second_min, second_min_lane, second_exists = second
+        name = f"{self._name}_{level}_{index}"
+        above, below = Signal(name=f"above_{name}"), Signal(name=f"below_{name}")
+        m.d.comb += [
+            above.eq((second_max > first_max) & second_exists),
+            below.eq(
+                (~(second_max > first_max) if not level and not self._lanes else second_min < first_min) & second_exists
+            ),
+        ]
+        joined = []
+        for kind, later, a, b, a_lane, b_lane in (
+            ("max", above, first_max, second_max, first_max_lane, second_max_lane),
+            ("min", below, first_min, second_min, first_min_lane, second_min_lane),
+        ):
+            key, lane = Signal(len(a), name=f"{kind}_{name}"), Signal(level + 1, name=f"{kind}_lane_{name}")
+            m.d.comb += [
+                key.eq(Mux(later, b, a)),
+                lane.eq(Cat(Mux(later, b_lane, a_lane) if level else Const(0, 0), later)),
+            ]
+            joined += [key, lane]
+        return (*joined, first_exists)
+
+
+def normalized_exponent_bits(fmt: BlockFormat) -> int:
+    """Of a normalized extremum: shared exponents, man_bits places below them, and 0 for the number 0."""
+    return (fmt.max_shared_exp + fmt.man_bits + 1).bit_length()
+
+
+class Normalized(wiring.Component):
+    """An extremum of a block as a number whose order key compares across blocks; combinational.
+
+    `o` is the order key of {exponent, significand without its leading bit}; exponent 0 is the number 0, otherwise the
+    value is significand * 2^(exponent - 1 - man_bits) steps.
+    """
+
+    def __init__(self, *, fmt: BlockFormat) -> None:
+        self.format = fmt
+        self.exponent_bits = normalized_exponent_bits(fmt)
+        super().__init__(
+            {
+                "i_key": In(fmt.element_bits),
+                "i_shared_exp": In(fmt.exp_bits),
+                "o": Out(self.exponent_bits + fmt.man_bits + 1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        fmt = self.format
+        negative = Signal()
+        magnitude = Signal(fmt.significand_bits)
+        m.d.comb += [
+            negative.eq(~self.i_key[-1]),
+            magnitude.eq(self.i_key[:-1] ^ negative.replicate(fmt.significand_bits)),
+        ]
+        shifted, places = normalize(m, magnitude, name="normalize")
+        exponent = Signal(self.exponent_bits)
+        m.d.comb += exponent.eq(Mux(shifted[-1], self.i_shared_exp + (fmt.man_bits + 1) - places, 0))
+        ordered = Cat(shifted[:-1], exponent)
+        m.d.comb += self.o.eq(Cat(ordered ^ negative.replicate(len(ordered)), ~negative))
+        return m
+
+
+class FixedPoint(wiring.Component):
+    """A normalized order key as an integer of steps, inverted where negative; combinational, `deep` takes a cycle.
+
+    The value is `o + o_negative`: the caller's adder takes the one that two's complement still needs.
+    """
+
+    def __init__(self, *, fmt: BlockFormat, deep: bool) -> None:
+        self.format, self.deep = fmt, deep
+        self.exponent_bits = normalized_exponent_bits(fmt)
+        super().__init__(
+            {
+                "i_key": In(self.exponent_bits + fmt.man_bits + 1),
+                "o": Out(signed(fmt.significand_bits + fmt.max_shared_exp + 1)),
+                "o_negative": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        fmt = self.format
+        negative = Signal()
+        magnitude = Signal(len(self.i_key) - 1)
+        m.d.comb += [
+            negative.eq(~self.i_key[-1]),
+            magnitude.eq(self.i_key[:-1] ^ negative.replicate(len(magnitude))),
+        ]
+        exponent = magnitude[fmt.man_bits :]
+        significand = Cat(magnitude[: fmt.man_bits], exponent.any())
+        # the shift by exponent - 1 - man_bits is made by exponent, and its last man_bits + 1 places, all zeros, dropped
+        width = fmt.significand_bits + fmt.max_shared_exp + fmt.man_bits + 1
+        rank = Rank(m, "fine", Const(1), built=self.deep)
+        shifted = cut_shift_left(m, significand, exponent, width, rank, name="shift")
+        is_negative = rank.keep(negative, "negative")
+        steps = shifted[fmt.man_bits + 1 :]
+        m.d.comb += [
+            self.o.eq(Cat(steps, 0) ^ is_negative.replicate(len(self.o))),
+            self.o_negative.eq(is_negative),
+        ]
+        return m
