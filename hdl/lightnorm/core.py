@@ -220,7 +220,8 @@ class Core(wiring.Component):
                 fmt=fmt,
                 blocks=blocks,
                 max_chunks=config.implementation.max_chunks,
-                on_the_way=4 if config.deep else 0,
+                on_the_way=reduce.records_on_the_way,
+                deep=config.deep,
             )
             m.d.comb += [
                 reduce.i_grad.eq(beats[1]),

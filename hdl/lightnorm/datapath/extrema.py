@@ -18,6 +18,8 @@ from amaranth.lib.wiring import In, Out
 from lightnorm_golden.formats import BlockFormat
 from lightnorm_golden.spec import MAX_ELEMENTS
 
+from ..arith.rank import Skid
+
 __all__ = ["Extrema", "marks_layout", "place_layout", "record_layout"]
 
 
@@ -50,10 +52,12 @@ class Extrema(wiring.Component):
         of as many beats as are `on_the_way`.
     i_backward, i_take, i_last : the beat on offer is a gradient's; it leaves for `apply`; it is its channel's last.
     o : marks of the beat on offer. An element that is both maximum and minimum is marked as neither.
+
+    `deep` has registers between the queues' memories and the comparison.
     """
 
-    def __init__(self, *, fmt: BlockFormat, blocks: int, max_chunks: int, on_the_way: int) -> None:
-        self.format, self.blocks = fmt, blocks
+    def __init__(self, *, fmt: BlockFormat, blocks: int, max_chunks: int, on_the_way: int, deep: bool) -> None:
+        self.format, self.blocks, self.deep = fmt, blocks, deep
         self.on_the_way = on_the_way
         self.depth = max(-(-3 * max_chunks // blocks), 2) + on_the_way
         super().__init__(
@@ -101,20 +105,22 @@ class Extrema(wiring.Component):
         with m.If(self.i_take & self.i_backward):
             m.d.sync += [beat.eq(Mux(self.i_last, 0, beat + 1)), odd.eq(odd ^ self.i_last)]
         for index, queue in enumerate(queues):
-            head: Any = data.View(layout, queue.r_data)
-            both, passed = Signal(name=f"both_{index}"), []
-            m.d.comb += both.eq(head.max == head.min)
-            current = queue.r_rdy & self.i_backward & (head.odd == odd)
+            record: Any = data.View(layout, queue.r_data)
+            gone, passed = Signal(name=f"gone_{index}"), []
+            heads = Skid(m, f"head_{index}", queue.r_rdy, advance=gone, built=self.deep)
+            head, both = heads.keep(record, "record"), heads.keep(record.max == record.min, "both")
+            m.d.comb += queue.r_en.eq(heads.ready)
+            current = heads.valid & self.i_backward & (head.odd == odd)
             for kind in ("max", "min"):
                 place = head[kind]
                 met, before = Signal(name=f"{kind}_met_{index}"), Signal(name=f"{kind}_before_{index}")
                 m.d.comb += met.eq(current & ~before & (place.beat == beat))
                 with m.If(self.i_take):
-                    m.d.sync += before.eq((before | met) & ~queue.r_en)
+                    m.d.sync += before.eq((before | met) & ~gone)
                 passed.append(before | met)
                 for block in range(blocks):
                     mark = self.o[block][kind]
                     with m.If(met & ~both & (place.block == block)):
                         m.d.comb += [mark.valid.eq(1), mark.lane.eq(place.lane)]
-            m.d.comb += queue.r_en.eq(self.i_take & Cat(passed).all())
+            m.d.comb += gone.eq(self.i_take & Cat(passed).all())
         return m

@@ -104,6 +104,7 @@ class Reduce(wiring.Component):
 
     def __init__(self, *, spec: NormSpec, lanes: int, backward: bool, deep: bool) -> None:
         self.spec, self.lanes, self.backward, self.deep = spec, lanes, backward, deep
+        self.records_on_the_way = 4 if deep else 0  # ranks between the first stage and `o_record`
         fmt = spec.activation
         blocks = lanes // fmt.block_size
         self.statistics = {
