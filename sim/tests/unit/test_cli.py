@@ -397,7 +397,6 @@ def test_mismatch_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("quick_generate")
-@pytest.mark.usefixtures("quick_generate")
 def test_synth_prints_clock_and_tool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     (place.folder / "cells.lib").write_text("")
     found = {"top": "lightnorm", "target": "cells.lib", "tool": "yosys", "ffs": 1234, "fmax_mhz": 251.5,
@@ -410,6 +409,7 @@ def test_synth_prints_clock_and_tool(place: Place, monkeypatch: pytest.MonkeyPat
     assert "ffs 1,234" in printed and "fmax_mhz 251.500" in printed and "clock_tool OpenSTA" in printed
 
 
+@pytest.mark.usefixtures("quick_generate")
 def test_a_result_is_never_half_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(file: Any, array: object) -> None:
         file.write(b"half")
