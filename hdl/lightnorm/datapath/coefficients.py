@@ -15,7 +15,7 @@ from lightnorm_golden.spec import NormSpec
 from ..arith.rank import Rank
 from ..arith.wide import Adder, FromFloat32, Order, Rounder, significand, unrounded_layout, wide_layout
 from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Operation, Program, schedule
-from .reduce import first_total, statistics_shapes
+from .reduce import statistic_cycles, statistics_shapes
 
 __all__ = ["MODES", "Coefficients", "coefficients_layout"]
 
@@ -176,8 +176,7 @@ class Coefficients(wiring.Component):
     -----
     i_request : a channel's last beat is in `reduce` (training, backward), or a channel is coming (inference).
     o_begin : the program starts in the next cycle; `i_mode` is taken.
-    i_total ... : statistics, each read once: the k-th of `program.STATISTICS` in the program's cycle
-        `first_total` + k.
+    i_total ... : statistics, each read once, in the program's cycle that `statistic_cycles` says.
     o_idle : no program runs and none is about to.
     i_parameters, o_results : float32 words, in the order of `program.PARAMETERS` and `program.RESULTS`.
     o_nonfinite : pulses when a parameter word was NaN or infinite (it is read as 0).
@@ -201,7 +200,8 @@ class Coefficients(wiring.Component):
                 scale_is_short=short,
                 pinned=self.pinned,
                 latency=_latency(deep),
-                first_total=first_total(deep) - deep,  # a slot acts a cycle after it was fetched
+                # a slot acts a cycle after it was fetched
+                statistics={statistic: cycle - deep for statistic, cycle in statistic_cycles(deep).items()},
             )
             for name in passes
         }

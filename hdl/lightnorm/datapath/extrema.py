@@ -108,7 +108,8 @@ class Extrema(wiring.Component):
             record: Any = data.View(layout, queue.r_data)
             gone, passed = Signal(name=f"gone_{index}"), []
             heads = Skid(m, f"head_{index}", queue.r_rdy, advance=gone, built=self.deep)
-            head, both = heads.keep(record, "record"), heads.keep(record.max == record.min, "both")
+            head: Any = heads.keep(record, "record")
+            both = heads.keep(record.max == record.min, "both")
             m.d.comb += queue.r_en.eq(heads.ready)
             current = heads.valid & self.i_backward & (head.odd == odd)
             for kind in ("max", "min"):

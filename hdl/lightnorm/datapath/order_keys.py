@@ -140,7 +140,7 @@ class Normalized(wiring.Component):
 
 
 class FixedPoint(wiring.Component):
-    """A normalized order key as an integer of steps, inverted where negative; combinational, `deep` takes a cycle.
+    """A normalized order key as an integer of steps, inverted where negative; combinational, `deep` takes two cycles.
 
     The value is `o + o_negative`: the caller's adder takes the one that two's complement still needs.
     """
@@ -169,12 +169,12 @@ class FixedPoint(wiring.Component):
         significand = Cat(magnitude[: fmt.man_bits], exponent.any())
         # the shift by exponent - 1 - man_bits is made by exponent, and its last man_bits + 1 places, all zeros, dropped
         width = fmt.significand_bits + fmt.max_shared_exp + fmt.man_bits + 1
-        rank = Rank(m, "fine", Const(1), built=self.deep)
+        rank, last = (Rank(m, name, Const(1), built=self.deep) for name in ("fine", "coarse"))
         shifted = cut_shift_left(m, significand, exponent, width, rank, name="shift")
         is_negative = rank.keep(negative, "negative")
         steps = shifted[fmt.man_bits + 1 :]
         m.d.comb += [
-            self.o.eq(Cat(steps, 0) ^ is_negative.replicate(len(self.o))),
-            self.o_negative.eq(is_negative),
+            self.o.eq(last.keep((Cat(steps, 0) ^ is_negative.replicate(len(self.o))).as_signed(), "steps")),
+            self.o_negative.eq(last.keep(is_negative, "negative")),
         ]
         return m

@@ -16,7 +16,6 @@ __all__ = [
     "PARAMETERS",
     "PROGRAMS",
     "RESULTS",
-    "STATISTICS",
     "TERMS",
     "Kind",
     "Operation",
@@ -53,9 +52,6 @@ class Operation:
 
 CONSTANTS = ("inv_count", "range_gain", "eps", "momentum")
 """Run-time inputs of the core."""
-
-STATISTICS = ("total", "range_total", "product_total", "grad_total")
-"""Exact statistics in the order in which `reduce` finishes them: the k-th can only be read in a program's slot k."""
 
 PARAMETERS = {
     "train": ("running_mean", "running_sigma", "weight", "bias"),
@@ -158,12 +154,12 @@ def schedule(
     scale_is_short: bool,
     pinned: dict[str, int],
     latency: int,
-    first_total: int,
+    statistics: dict[str, int],
 ) -> Program:
     """List scheduling of pass `name` by longest remaining path, around the slots in which its statistics are read.
 
-    `latency`: slots from an operation's last one to the first that can read its result. `first_total`: the slot in
-    which the first statistic is there; the others follow, one a slot.
+    `latency`: slots from an operation's last one to the first that can read its result. `statistics`: the only slot in
+    which each statistic can be read.
     `divide_cycles`: cycles of a reciprocal's digit recurrence. `scale_is_short`: a scale fits half a significand, so
     that multiplying by it takes one cycle. `pinned`: registers that certain values must have (wired elsewhere).
     Parameter words are consumed, and result words emitted, in their streams' order.
@@ -187,7 +183,7 @@ def schedule(
     end: dict[str, int] = {}  # last cycle in the operand stage; readable `latency` cycles later
     totals = [operation for operation in operations.values() if operation.kind is Kind.TOTAL]
     for operation in totals:
-        start[operation.result] = end[operation.result] = first_total + STATISTICS.index(operation.a)
+        start[operation.result] = end[operation.result] = statistics[operation.a]
     busy = set(start.values())
     cycle = 0
     while len(start) < len(operations):

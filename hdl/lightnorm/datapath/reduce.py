@@ -9,8 +9,8 @@ elements (`MAX_ELEMENTS`) of less than 2^(man_bits+1) * 2^max_shared_exp steps e
 significand bits and of both largest exponents. A chunk with a range has at least two elements, so 2^23 ranges, each
 below twice the largest magnitude, fit the bits of `total`.
 
-Nothing holds a finished total: the accumulators finish one cycle apart, in the order in which the coefficients' program
-reads them (`STATISTICS`), and the next channel may overwrite each in the cycle after.
+Nothing holds a finished total: the accumulators finish in cycles of their own (`statistic_cycles`), in which the
+coefficients' program reads them, and the next channel may overwrite each in the cycle after.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from ..arith.shift import cut_shift_left
 from .beat import beat_layout
 from .extrema import place_layout, record_layout
 from .order_keys import BlockExtrema, FixedPoint, Normalized, normalized_exponent_bits
-from .program import STATISTICS
 
-__all__ = ["Reduce", "first_total", "statistics_shapes"]
+__all__ = ["Reduce", "statistic_cycles", "statistics_shapes"]
 
 ELEMENT_COUNT_BITS = MAX_ELEMENTS.bit_length() - 1
 
 
-def first_total(deep: bool) -> int:
-    """Cycles from the one in which a channel's last beat leaves the first stage and the program begins, to the first
-    in which the first of `STATISTICS` is complete; less one."""
-    return 5 if deep else 0
+def statistic_cycles(deep: bool) -> dict[str, int]:
+    """For every statistic the cycle of the coefficients' program (0 is its first) in which it is complete.
+
+    One a cycle, as the one unit reads them. What a `deep` pipeline has first is read first, so that little is delayed.
+    """
+    if deep:
+        return {"total": 3, "grad_total": 4, "product_total": 5, "range_total": 7}
+    return {"total": 0, "range_total": 1, "product_total": 2, "grad_total": 3}
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -87,8 +90,7 @@ class Reduce(wiring.Component):
     """Statistics of each channel, and in a backward build the places of its chunks' extrema.
 
     One beat per cycle. A channel's last beat waits in the first stage until the coefficients' program begins
-    (`i_begin`); the totals are then there in the program's first cycles, the k-th of `STATISTICS` in its cycle
-    `first_total(deep)` + k alone.
+    (`i_begin`); each total is then there in the cycle of the program that `statistic_cycles` says, and in no other.
 
     Ports
     -----
@@ -108,7 +110,8 @@ class Reduce(wiring.Component):
         fmt = spec.activation
         blocks = lanes // fmt.block_size
         self.statistics = {
-            name: shape for name, shape in statistics_shapes(spec).items() if backward or name in STATISTICS[:2]
+            name: shape for name, shape in statistics_shapes(spec).items()
+            if backward or name in ("total", "range_total")
         }
         ports = {
             "i_valid": In(1),
@@ -186,7 +189,7 @@ class Reduce(wiring.Component):
         def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int, *, behind: int) -> None:
             """`behind`: the cycle in which the addends are there."""
             shape, _ = self.statistics[name]
-            cycle = first_total(self.deep) + STATISTICS.index(name)
+            cycle = statistic_cycles(self.deep)[name]
             while len(when) <= cycle:
                 later = Signal(name=f"go_{len(when)}"), Signal(name=f"last_{len(when)}", reset_less=True)
                 m.d.sync += [register.eq(value) for register, value in zip(later, when[-1], strict=True)]
