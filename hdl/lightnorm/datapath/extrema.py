@@ -105,11 +105,11 @@ class Extrema(wiring.Component):
         with m.If(self.i_take & self.i_backward):
             m.d.sync += [beat.eq(Mux(self.i_last, 0, beat + 1)), odd.eq(odd ^ self.i_last)]
         for index, queue in enumerate(queues):
-            record: Any = data.View(layout, queue.r_data)
+            offered: Any = data.View(layout, queue.r_data)
             gone, passed = Signal(name=f"gone_{index}"), []
             heads = Skid(m, f"head_{index}", queue.r_rdy, advance=gone, built=self.deep)
-            head: Any = heads.keep(record, "record")
-            both = heads.keep(record.max == record.min, "both")
+            head: Any = heads.keep(offered, "record")
+            both = heads.keep(offered.max == offered.min, "both")
             m.d.comb += queue.r_en.eq(heads.ready)
             current = heads.valid & self.i_backward & (head.odd == odd)
             for kind in ("max", "min"):
