@@ -322,7 +322,9 @@ class Apply(wiring.Component):
         for segment, amount in enumerate(coarse):
             shift = Cat(Const(0, FINE_BITS), amount)
             magnitude = self._align(m, magnitudes[segment], shift, name=f"coarse_{segment}")
-            magnitudes[segment] = aligned.keep(magnitude, f"magnitude_{segment}")
+            inverted = Signal(sums.term_bits + 1, name=f"inverted_term_{segment}")
+            m.d.comb += inverted.eq(magnitude ^ flags[2].replicate(sums.term_bits + 1))
+            magnitudes[segment] = aligned.keep(inverted, f"inverted_term_{segment}")
             units[segment] = aligned.keep(units[segment], f"unit_{segment}")
         products = [
             (aligned.keep(product, f"product_{lane}"), aligned.keep(negative, f"negative_{lane}"))
@@ -338,11 +340,13 @@ class Apply(wiring.Component):
         terms = []
         for segment in range(segments):
             signed_term = Signal(signed(sums.term_bits + 1), name=f"signed_term_{segment}")
-            term_sign = flags[2]
-            m.d.comb += signed_term.eq(
-                (magnitudes[segment] ^ term_sign.replicate(sums.term_bits + 1)).as_signed() + term_sign
-            )
+            m.d.comb += signed_term.eq(magnitudes[segment].as_signed() + flags[2])
             terms.append(added.keep(signed_term, f"signed_term_{segment}"))
+        addends = []
+        for lane, (product, negative) in enumerate(products):
+            inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+            m.d.comb += inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed())
+            addends.append((added.keep(inverted, f"inverted_{lane}"), added.keep(negative, f"negative_{lane}")))
         for own in own_sums.values():
             own.shift(added)
         marks = self._kept_marks(marks, added)
@@ -364,12 +368,9 @@ class Apply(wiring.Component):
                 shared.exponent.eq(added.keep(units[segment], f"unit_{segment}")),
             ]
             for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
-                product = added.keep(products[lane][0], f"product_{lane}")
-                negative = added.keep(products[lane][1], f"negative_{lane}")
-                inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+                addend, negative = addends[lane]
                 m.d.comb += [
-                    inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
-                    following.lanes[lane].low.eq(inverted + low + negative),
+                    following.lanes[lane].low.eq(addend + low + negative),
                     following.lanes[lane].valid.eq(flags[3 + lane]),
                 ]
         for (block, kind), (valid, in_lane) in marks.items():

@@ -14,7 +14,7 @@ from .sums import GUARD_BITS, SumFormat
 __all__ = ["OwnSum"]
 
 
-FINE_BITS = 3
+FINE_BITS = 4
 """Of the shift: so many low bits of the amount in the first of two stages; the last bit then stands for those below."""
 
 
@@ -103,11 +103,11 @@ class OwnSum:
         m.d.comb += last.eq(self._exponent - (whole - 1 + GUARD_BITS + self._sums.spec.coef.bias))
         wide, fine, coarse = Cat(Const(0, GUARD_BITS), following), self._places[:FINE_BITS], self._places[FINE_BITS:]
         shifted, sticky = shift_right_sticky(m, wide, fine, name=f"own_fine_{self._name}")
-        self._leading, self._shifted, self._coarse, self._leading_sign, self._following_sign, self._exponent = (
-            self._keep(
-                rank, leading=leading, shifted=shifted | sticky, coarse=coarse, leading_sign=leading_sign,
-                following_sign=following_sign, last_exponent=last,
-            )
+        led = self._signal(self._sums.own_bits + 1, "led")
+        m.d.comb += led.eq(Cat(Const(0, GUARD_BITS), leading) ^ leading_sign.replicate(len(led)))
+        self._led, self._shifted, self._coarse, self._leading_sign, self._following_sign, self._exponent = self._keep(
+            rank, led=led, shifted=shifted | sticky, coarse=coarse, leading_sign=leading_sign,
+            following_sign=following_sign, last_exponent=last,
         )  # fmt: skip
 
     def add(self) -> tuple[Signal, Value]:
@@ -115,13 +115,12 @@ class OwnSum:
         m, width = self._module, self._sums.own_bits + 1
         amount = Cat(Const(0, FINE_BITS), self._coarse)
         shifted, sticky = shift_right_sticky(m, self._shifted, amount, name=f"own_coarse_{self._name}")
-        aligned, led = self._signal(width, "own_aligned"), self._signal(width, "led")
+        aligned = self._signal(width, "own_aligned")
         total = self._signal(signed(width), "own_total")
         m.d.comb += [
             aligned.eq(shifted | sticky),
-            led.eq(Cat(Const(0, GUARD_BITS), self._leading)),
             total.eq(
-                (led ^ self._leading_sign.replicate(width))
+                self._led
                 + (aligned ^ self._following_sign.replicate(width))
                 + (self._leading_sign + self._following_sign)
             ),
