@@ -54,7 +54,7 @@ class Core(wiring.Component):
         elements of the beat being taken from `o` saturated.
 
     One beat per cycle. The output of a channel starts `coefficients.latency` + 5 cycles after its last beat was taken
-    (in inference 5 cycles after its first), in a deep pipeline `coefficients.latency` + 19 (20).
+    (in inference 5 cycles after its first), in a deep pipeline `coefficients.latency` + 21 (21).
     """
 
     def __init__(self, config: Config, *, observed: bool = False) -> None:

@@ -141,8 +141,10 @@ def _latency(core: Core) -> dict[str, Any]:
     program, from a beat into the buffer to its head on offer, and from the coefficients to the first beat that leaves.
     """
     deep = core.config.deep
-    around = {"reduce": 2, "buffer": 4, "apply": 17} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
-    return {"coefficients": core.coefficients.latency, **around}
+    around = {"reduce": 2, "buffer": 4, "apply": 18} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
+    # what is made of them at the handover takes a cycle in a deep pipeline
+    coefficients = {name: latency + deep for name, latency in core.coefficients.latency.items()}
+    return {"coefficients": coefficients, **around}
 
 
 def verilog_of(component: wiring.Component, name: str, log: Path) -> str:

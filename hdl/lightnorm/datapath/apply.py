@@ -44,8 +44,8 @@ class ChannelExponents(wiring.Component):
     """What all beats of a channel have in common of their exponents; combinational.
 
     `o_alone` is the exponent of the unit where the term is at its highest position, far above every product or without
-    any. `o_scale` plus a shared exponent is the exponent of the products' last bits, `o_above` plus a shared exponent
-    how far that is above `o_alone`, and `o_limit` the most that matters of it.
+    any. `o_scale` plus a shared exponent is the exponent of the products' last bits, `o_limit` the most that matters
+    of it.
     """
 
     def __init__(self, *, sums: SumFormat) -> None:
@@ -56,7 +56,7 @@ class ChannelExponents(wiring.Component):
                 "i_scale_exponent": In(sums.spec.coef.exp_bits),
                 "i_term_exponent": In(sums.spec.coef.exp_bits),
                 "i_backward": In(1),
-                **{f"o_{name}": Out(shape) for name in ("alone", "scale", "above", "limit")},
+                **{f"o_{name}": Out(shape) for name in ("alone", "scale", "limit")},
             }
         )
 
@@ -71,23 +71,21 @@ class ChannelExponents(wiring.Component):
         # at `beyond` the smallest product is 4 times what any format can hold, at `twice_term` it is twice the term
         offset = by_pass([fmt.bias + sums.man_bits + spec.scale.bias + spec.scale.man_bits for fmt in sums.formats])
         beyond = by_pass([fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats])
-        term, twice_term, limit = Signal(shape), Signal(shape), Signal(shape)
+        term, twice_term = Signal(shape), Signal(shape)
         m.d.comb += [
             term.eq(self.i_term_exponent - (spec.coef.bias + spec.coef.man_bits)),
             twice_term.eq(term + (spec.coef.man_bits - spec.scale.man_bits + 2)),
-            limit.eq(Mux(twice_term > beyond, twice_term, beyond)),
+            self.o_limit.eq(Mux(twice_term > beyond, twice_term, beyond)),
             self.o_scale.eq(self.i_scale_exponent - offset),
             # a term that is zero is below every product
             self.o_alone.eq(Mux(self.i_term_exponent.any(), term - sums.far_distance, sums.lowest_products)),
-            self.o_above.eq(self.o_scale - self.o_alone),
-            self.o_limit.eq(limit - self.o_alone),
         ]
         return m
 
 
 class Placement(wiring.Component):
-    """Where a term lies among the products of its lanes; combinational. `i_above`: how far the products' last bits are
-    above `alone`. Other inputs: see `ChannelExponents`.
+    """Where a term lies among the products of its lanes; combinational. `i_alone`: see `ChannelExponents`. `i_above`:
+    how far the products' last bits are above that, `i_limit`: the most that matters of it.
 
     With a nonzero product among them, the term's significand goes `o_places` below the highest position, down to a
     sticky bit alone, and `o_exponent` is the exponent of the unit.
@@ -117,34 +115,17 @@ class Placement(wiring.Component):
         return m
 
 
-class Term(wiring.Component):
-    """A term's significand, aligned; combinational. `fraction_bits` places of it are behind the point."""
-
-    def __init__(self, *, sums: SumFormat) -> None:
-        self.sums = sums
-        super().__init__(
-            {
-                "i_significand": In(sums.spec.coef.significand_bits),
-                "i_places": In(range(sums.term_bits + 1)),
-                "o": Out(sums.term_bits),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        sums = self.sums
-        highest = Cat(Const(0, sums.term_bits - sums.spec.coef.significand_bits), self.i_significand)
-        shifted, sticky = shift_right_sticky(m, highest, self.i_places, name="align")
-        m.d.comb += self.o.eq(shifted | sticky)
-        return m
+FINE_BITS = 3
+"""Of a term's shift: so many low bits of the amount in the first of two stages."""
 
 
 class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
     `i` offers heads of beats, `i_marks` tells where extrema are in the beat on offer (`o_backward`: whether there can
-    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` six; all moves when
-    `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last.
+    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` seven; all moves when
+    `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last; `deep`
+    they must have been on offer for a cycle.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, terms: int, deep: bool) -> None:
@@ -169,15 +150,18 @@ class Apply(wiring.Component):
         block_size, per_block = spec.activation.block_size, spec.activation.block_size // sums.segment
 
         # coefficients of the channel
-        held, take, load = Signal(), Signal(), Signal()
+        held, take, free, load = Signal(), Signal(), Signal(), Signal()
+        waiting = self.i_coefficients.valid
+        settled = Rank(m, "settled", waiting, built=self.deep)
         m.d.comb += [
             self.i.ready.eq(self.i_advance & held),
             take.eq(self.i.valid & self.i.ready),
-            self.i_coefficients.ready.eq(~held | (take & self.i.payload.last)),
-            load.eq(self.i_coefficients.ready & self.i_coefficients.valid),
+            free.eq(~held | (take & self.i.payload.last)),
+            load.eq(free & waiting & settled.valid),
+            self.i_coefficients.ready.eq(free & settled.valid if self.deep else free),
         ]
-        with m.If(self.i_coefficients.ready):
-            m.d.sync += held.eq(self.i_coefficients.valid)
+        with m.If(free):
+            m.d.sync += held.eq(waiting & settled.valid)
 
         def of_channel(value: Value, name: str) -> Any:
             register = Signal(value.shape(), name=f"channel_{name}", reset_less=True)
@@ -193,9 +177,17 @@ class Apply(wiring.Component):
             exponents.i_term_exponent.eq(coefficients.terms[0].exponent),
             exponents.i_backward.eq(coming_backward),
         ]
+        scale_exponent, highest, limit = (
+            settled.keep(getattr(exponents, f"o_{name}"), f"settled_{name}") for name in ("scale", "alone", "limit")
+        )
         channel_exponents = {
-            name: of_channel(getattr(exponents, f"o_{name}"), name) for name in ("alone", "scale", "above", "limit")
-        }
+            name: of_channel(value, name)
+            for name, value in (
+                ("alone", highest), ("scale", scale_exponent),
+                ("above", (scale_exponent - highest)[: sums.exponent_bits].as_signed()),
+                ("limit", (limit - highest)[: sums.exponent_bits].as_signed()),
+            )
+        }  # fmt: skip
         backward: Value = of_channel(coming_backward, "backward")
         channel_scale = of_channel(significand(coefficients.scale), "scale_significand")
         channel_scale_sign = of_channel(coefficients.scale.sign, "scale_sign")
@@ -304,16 +296,20 @@ class Apply(wiring.Component):
             products.append(
                 (multiplied.keep(product, f"product_{lane}"), multiplied.keep(negative, f"negative_{lane}"))
             )
-        magnitudes = []
+        magnitudes, coarse = [], []
         for segment in range(segments):
-            align = m.submodules[f"align_{segment}"] = Term(sums=sums)
-            unit = Signal(signed(sums.exponent_bits), name=f"chosen_unit_{segment}")
+            amount, unit = (
+                Signal(value.shape(), name=f"{name}_{segment}")
+                for name, value in (("amount", places[segment]), ("chosen_unit", units[segment]))
+            )
             m.d.comb += [
-                align.i_significand.eq(term),
-                align.i_places.eq(Mux(present[segment], places[segment], 0)),
+                amount.eq(Mux(present[segment], places[segment], 0)),
                 unit.eq(Mux(present[segment], units[segment], alone)),
             ]
-            magnitudes.append(multiplied.keep(align.o, f"magnitude_{segment}"))
+            highest = Cat(Const(0, sums.term_bits - sums.spec.coef.significand_bits), term)
+            fine = self._align(m, highest, amount[:FINE_BITS], name=f"fine_{segment}")
+            magnitudes.append(multiplied.keep(fine, f"fine_{segment}"))
+            coarse.append(multiplied.keep(amount[FINE_BITS:], f"coarse_{segment}"))
             units[segment] = multiplied.keep(unit, f"unit_{segment}")
         for own in own_sums.values():
             own.multiply(multiplier, scale_sign, multiplied)
@@ -321,41 +317,60 @@ class Apply(wiring.Component):
         marks = self._kept_marks(marks, multiplied)
         flags = multiplied.keep(flags, "flags")
 
-        # 5: give the term its sign; line up the sums of extrema
-        added = rank("added", multiplied.valid)
+        # 5: the rest of the term's way; line up the sums of extrema
+        aligned = rank("aligned", multiplied.valid)
+        for segment, amount in enumerate(coarse):
+            shift = Cat(Const(0, FINE_BITS), amount)
+            magnitude = self._align(m, magnitudes[segment], shift, name=f"coarse_{segment}")
+            inverted = Signal(sums.term_bits + 1, name=f"inverted_term_{segment}")
+            m.d.comb += inverted.eq(magnitude ^ flags[2].replicate(sums.term_bits + 1))
+            magnitudes[segment] = aligned.keep(inverted, f"inverted_term_{segment}")
+            units[segment] = aligned.keep(units[segment], f"unit_{segment}")
+        products = [
+            (aligned.keep(product, f"product_{lane}"), aligned.keep(negative, f"negative_{lane}"))
+            for lane, (product, negative) in enumerate(products)
+        ]
+        for (_, kind), own in own_sums.items():
+            own.align(own_terms[kind], aligned)
+        marks = self._kept_marks(marks, aligned)
+        flags = aligned.keep(flags, "flags")
+
+        # 6: give the term its sign
+        added = rank("added", aligned.valid)
         terms = []
         for segment in range(segments):
             signed_term = Signal(signed(sums.term_bits + 1), name=f"signed_term_{segment}")
-            term_sign = flags[2]
-            m.d.comb += signed_term.eq(
-                (magnitudes[segment] ^ term_sign.replicate(sums.term_bits + 1)).as_signed() + term_sign
-            )
+            m.d.comb += signed_term.eq(magnitudes[segment].as_signed() + flags[2])
             terms.append(added.keep(signed_term, f"signed_term_{segment}"))
-        for (_, kind), own in own_sums.items():
-            own.align(own_terms[kind], added)
+        addends = []
+        for lane, (product, negative) in enumerate(products):
+            inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+            m.d.comb += inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed())
+            addends.append((added.keep(inverted, f"inverted_{lane}"), added.keep(negative, f"negative_{lane}")))
+        for own in own_sums.values():
+            own.shift(added)
         marks = self._kept_marks(marks, added)
         flags = added.keep(flags, "flags")
 
-        # 6: add
+        # 7: add
         following = Signal(sums.layout(lanes))
         m.d.comb += [following.backward.eq(flags[0]), following.last.eq(flags[1])]
         for segment, signed_term in enumerate(terms):
             shared = following.segments[segment]
             low_top = sums.fraction_bits + sums.low_bits
+            rest = signed_term[low_top - 1 :]
             low = signed_term[sums.fraction_bits : low_top].as_signed()
             m.d.comb += [
                 shared.fraction.eq(signed_term[: sums.fraction_bits]),
                 # the low part is signed: where it is negative the high part is one more
                 shared.high.eq(signed_term[low_top:].as_signed() + signed_term[low_top - 1]),
+                shared.has_high.eq(rest.any() & ~rest.all()),
                 shared.exponent.eq(added.keep(units[segment], f"unit_{segment}")),
             ]
             for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
-                product = added.keep(products[lane][0], f"product_{lane}")
-                negative = added.keep(products[lane][1], f"negative_{lane}")
-                inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
+                addend, negative = addends[lane]
                 m.d.comb += [
-                    inverted.eq(Cat(product ^ negative.replicate(sums.product_bits), negative).as_signed()),
-                    following.lanes[lane].low.eq(inverted + low + negative),
+                    following.lanes[lane].low.eq(addend + low + negative),
                     following.lanes[lane].valid.eq(flags[3 + lane]),
                 ]
         for (block, kind), (valid, in_lane) in marks.items():
@@ -367,6 +382,12 @@ class Apply(wiring.Component):
         summed = rank("summed", added.valid, built=True)
         m.d.comb += [self.o.eq(summed.keep(following, "sums")), self.o_valid.eq(summed.valid)]
         return m
+
+    @staticmethod
+    def _align(m: Module, magnitude: Value, places: Value, *, name: str) -> Value:
+        """A term that many places further down, the last of its bits sticky."""
+        shifted, sticky = shift_right_sticky(m, magnitude, places, name=name)
+        return shifted | sticky
 
     @staticmethod
     def _kept_marks(

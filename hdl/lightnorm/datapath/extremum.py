@@ -8,7 +8,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 
 from ..arith.leading_one import leading_one
 from ..arith.rank import Rank
-from .windows import Decision, Windows, window
+from .windows import Decision, Windows, below, window
 
 __all__ = ["Extremum"]
 
@@ -88,7 +88,8 @@ class Extremum:
         self._sign = self._sum[-1]
         value = Cat(Const(0, windows.bits), self._sum, self._sign.replicate(windows.beyond))
         end = windows.bits + self._sums.own_bits
-        dropped, kept = windows.masks(self._start, end, name=name)
+        dropped = below(m, self._start, end, name=f"dropped_{name}")
+        kept = windows.from_top_down(dropped)
         sticky, overflow = Signal(name=f"sticky_{name}"), Signal(name=f"overflow_{name}")
         m.d.comb += [
             sticky.eq((value[:end] & dropped).any()),

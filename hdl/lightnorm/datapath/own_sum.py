@@ -14,11 +14,15 @@ from .sums import GUARD_BITS, SumFormat
 __all__ = ["OwnSum"]
 
 
+FINE_BITS = 4
+"""Of the shift: so many low bits of the amount in the first of two stages; the last bit then stands for those below."""
+
+
 class OwnSum:
     """product + term, exact but for bits that only matter as sticky.
 
     The element is normalized, so that the product's leading bit is one of its first two; the number with the lower
-    first bit is shifted to the other. Four parts of a pipeline, in the order of the methods; what they hold for each
+    first bit is shifted to the other. Five parts of a pipeline, in the order of the methods; what they hold for each
     other crosses the `Rank` between them.
     """
 
@@ -54,53 +58,69 @@ class OwnSum:
         )
 
     def align(self, term: data.View[data.StructLayout], rank: Rank) -> None:
-        """With the term."""
-        m, coef, bits = self._module, self._sums.spec.coef, self._sums.exponent_bits
-        whole, negative = self._whole, self._negative
+        """With the term: which of the numbers leads, and by how many places."""
+        m, bits = self._module, self._sums.exponent_bits
         distance, term_leads = self._signal(signed(bits + 1), "distance"), self._signal(1, "term_leads")
+        exponent = self._signal(signed(bits + 1), "exponent")  # of the leading bit, biased as a term's
+        most = self._whole + GUARD_BITS
+        places, far = self._signal(range(most + 1), "places"), self._signal(1, "far")
+        # of any size where one of the numbers is zero; where the distance is negative it is one more than `between`
+        between, near = self._signal(bits + 1, "between"), self._signal(len(places), "near")
+        low = between[: len(places)]
+        m.d.comb += [
+            distance.eq(term.exponent - self._first),
+            term_leads.eq(term.exponent.any() & (~distance[-1] | ~self._product.any())),
+            between.eq(distance ^ distance[-1].replicate(len(distance))),
+            near.eq(low + distance[-1]),
+            far.eq(between[len(places) :].any() | Mux(distance[-1], low >= most, low > most)),
+            places.eq(Mux(far, most, near)),
+            exponent.eq(Mux(term_leads, term.exponent, self._first)),
+        ]
+        self._term, self._term_sign, self._product, self._negative, self._term_leads, self._places, self._exponent = (
+            self._keep(
+                rank, term=significand(term), term_sign=term.sign, product=self._product, negative=self._negative,
+                term_leads=term_leads, places=places, exponent=exponent,
+            )
+        )  # fmt: skip
+
+    def shift(self, rank: Rank) -> None:
+        """The number that does not lead, some of its way."""
+        m, whole, term_leads = self._module, self._whole, self._term_leads
         numbers = []
-        for name, value in (("term", significand(term)), ("product", self._product)):
+        for name, value in (("term", self._term), ("product", self._product)):
             number = self._signal(whole, f"{name}_bits")
             m.d.comb += number.eq(value << (whole - len(value)))
             numbers.append(number)
         leading, following = self._signal(whole, "leading"), self._signal(whole, "following")
         leading_sign, following_sign = self._signal(1, "leading_sign"), self._signal(1, "following_sign")
-        exponent = self._signal(signed(bits), "exponent")
-        most = whole + GUARD_BITS
-        places = self._signal(range(most + 1), "places")
-        # of any size where one of the numbers is zero; a place less where it is negative
-        between, near = self._signal(bits + 1, "between"), self._signal(len(places) + 1, "near")
         m.d.comb += [
-            distance.eq(term.exponent - self._first),
-            term_leads.eq(term.exponent.any() & (~distance[-1] | ~self._product.any())),
             leading.eq(Mux(term_leads, *numbers)),
             following.eq(Mux(term_leads, *reversed(numbers))),
-            leading_sign.eq(Mux(term_leads, term.sign, negative)),
-            following_sign.eq(Mux(term_leads, negative, term.sign)),
-            between.eq(distance ^ distance[-1].replicate(len(distance))),
-            near.eq(between[: len(places)] + distance[-1]),
-            places.eq(Mux(between[len(places) :].any() | (near > most), most, near)),
-            exponent.eq(Mux(term_leads, term.exponent, self._first) - (whole - 1 + GUARD_BITS + coef.bias)),
+            leading_sign.eq(Mux(term_leads, self._term_sign, self._negative)),
+            following_sign.eq(Mux(term_leads, self._negative, self._term_sign)),
         ]
-        self._leading, self._following, self._leading_sign, self._following_sign, self._places, self._exponent = (
-            self._keep(
-                rank, leading=leading, following=following, leading_sign=leading_sign, following_sign=following_sign,
-                places=places, exponent=exponent,
-            )
+        last = self._signal(signed(self._sums.exponent_bits), "last_exponent")
+        m.d.comb += last.eq(self._exponent - (whole - 1 + GUARD_BITS + self._sums.spec.coef.bias))
+        wide, fine, coarse = Cat(Const(0, GUARD_BITS), following), self._places[:FINE_BITS], self._places[FINE_BITS:]
+        shifted, sticky = shift_right_sticky(m, wide, fine, name=f"own_fine_{self._name}")
+        led = self._signal(self._sums.own_bits + 1, "led")
+        m.d.comb += led.eq(Cat(Const(0, GUARD_BITS), leading) ^ leading_sign.replicate(len(led)))
+        self._led, self._shifted, self._coarse, self._leading_sign, self._following_sign, self._exponent = self._keep(
+            rank, led=led, shifted=shifted | sticky, coarse=coarse, leading_sign=leading_sign,
+            following_sign=following_sign, last_exponent=last,
         )  # fmt: skip
 
     def add(self) -> tuple[Signal, Value]:
-        """The sum, and the exponent of its last bit."""
+        """The rest of the way; the sum, and the exponent of its last bit."""
         m, width = self._module, self._sums.own_bits + 1
-        wide = Cat(Const(0, GUARD_BITS), self._following)
-        shifted, sticky = shift_right_sticky(m, wide, self._places, name=f"own_align_{self._name}")
-        aligned, led = self._signal(width, "aligned"), self._signal(width, "led")
+        amount = Cat(Const(0, FINE_BITS), self._coarse)
+        shifted, sticky = shift_right_sticky(m, self._shifted, amount, name=f"own_coarse_{self._name}")
+        aligned = self._signal(width, "own_aligned")
         total = self._signal(signed(width), "own_total")
         m.d.comb += [
             aligned.eq(shifted | sticky),
-            led.eq(Cat(Const(0, GUARD_BITS), self._leading)),
             total.eq(
-                (led ^ self._leading_sign.replicate(width))
+                self._led
                 + (aligned ^ self._following_sign.replicate(width))
                 + (self._leading_sign + self._following_sign)
             ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,9 +18,13 @@ from ..arith.rank import Rank, Skid
 from .beat import beat_layout, output_layout
 from .extremum import Extremum
 from .sums import SumFormat
-from .windows import Decision, Windows, window
+from .windows import Decision, Windows, below, window, within
 
 __all__ = ["Pack"]
+
+
+POWERS = 6
+"""In a deep pipeline, so many lanes say together whether one of them is an exact negative power of two."""
 
 
 class Pack(wiring.Component):
@@ -133,13 +137,19 @@ class Pack(wiring.Component):
         # 10: the places of the guard bits
         placed = rank("placed")
         whole = sums.fraction_bits + sums.low_bits + sums.high_bits
-        starts, lane_amounts, lane_masks, highs_below = [], [], [], []
+        masks, amounts, highs_below = [], [], []
         for segment, place in enumerate(places):
             start = windows.start(place, whole, name=f"{segment}")
-            starts.append(placed.keep(start, f"start_{segment}"))
-            lane_amounts.append(placed.keep(self._lane_amount(m, start, segment), f"lane_amount_{segment}"))
-            lane_mask = self._lane_mask(windows, start, segment)  # now, as every lane of the segment needs it
-            lane_masks.append(placed.keep(lane_mask, f"lane_mask_{segment}"))
+            mask = below(m, start, windows.bits + whole, name=f"dropped_{segment}")
+            masks.append(placed.keep(mask, f"dropped_{segment}"))
+            known = place if self.deep else start  # not to wait for the other; `start` is shorter
+            of_parts = {
+                name: within(m, known, first, first + width + windows.bits, name=f"part_{name}_{segment}")
+                for name, (first, width) in self._parts.items()
+            }
+            amounts.append(
+                {name: placed.keep(amount, f"amount_{name}_{segment}") for name, amount in of_parts.items()}
+            )
             high_below = (shared[segment].high - 1)[: sums.high_bits]
             highs_below.append(placed.keep(high_below, f"high_below_{segment}"))
         for extremum in extrema:
@@ -154,8 +164,8 @@ class Pack(wiring.Component):
         pieces = []
         for segment in segments:
             pieces += self._cut(
-                m, windows, segment, starts[segment], lane_amounts[segment], lane_masks[segment], shared[segment],
-                highs_below[segment], own_lanes, signs, cut,
+                m, windows, segment, masks[segment], amounts[segment], shared[segment], highs_below[segment],
+                own_lanes, signs, cut,
             )  # fmt: skip
         for extremum in extrema:
             extremum.cut(cut)
@@ -184,7 +194,11 @@ class Pack(wiring.Component):
                 for extremum, own in zip(extrema, own_decisions, strict=True)
                 if extremum.may_be_lane(of_segment[0])
             ]
-            exact_powers.append(decided.keep(Cat(powers).any(), f"exact_power_{segment}"))
+            group = POWERS if self.deep else len(powers)
+            exact_powers.append(Cat(
+                decided.keep(Cat(powers[first : first + group]).any(), f"exact_power_{segment}_{first}")
+                for first in range(0, len(powers), group)
+            ))  # fmt: skip
         exponents = [decided.keep(exponent, f"shared_exp_{segment}") for segment, exponent in enumerate(exponents)]
         may_bump = [decided.keep(bump, f"may_bump_{segment}") for segment, bump in enumerate(may_bump)]
         flags = decided.keep(flags, "flags")
@@ -225,7 +239,7 @@ class Pack(wiring.Component):
         tops = [total[fmt.significand_bits :].any() for fmt in self.sums.formats]
         return tops[0] if len(tops) == 1 else Mux(backward, tops[1], tops[0])
 
-    def _of_block(self, m: Module, powers: list[Signal], segment: int, backward: Value) -> Value:
+    def _of_block(self, m: Module, powers: list[Value], segment: int, backward: Value) -> Value:
         """Whether any segment of the block that the segment belongs to has the property."""
         merged = []
         for fmt in self.sums.formats:
@@ -238,9 +252,9 @@ class Pack(wiring.Component):
         """Sign of every sum: its own where the block's high part is 0, otherwise that of the high part."""
         signs = []
         for lane in range(self.lanes):
-            high = shared[lane // self.sums.segment].high
+            of_block = shared[lane // self.sums.segment]
             sign = Signal(name=f"sign_{name}_{lane}")
-            m.d.comb += sign.eq(Mux(high.any(), high[-1], own_lanes[lane].low[-1]))
+            m.d.comb += sign.eq(Mux(of_block.has_high, of_block.high[-1], own_lanes[lane].low[-1]))
             signs.append(sign)
         return signs
 
@@ -275,7 +289,7 @@ class Pack(wiring.Component):
             ~shared.fraction & some["negative"].replicate(sums.fraction_bits)
         )
         vector = Signal(sums.fraction_bits + sums.low_bits + sums.high_bits, name=f"vector_{segment}")
-        m.d.comb += vector.eq(Cat(fraction, low, high & shared.high.any().replicate(sums.high_bits)))
+        m.d.comb += vector.eq(Cat(fraction, low, high & shared.has_high.replicate(sums.high_bits)))
         return vector
 
     def _blocks_of_formats(self) -> dict[int, list[int]]:
@@ -302,18 +316,24 @@ class Pack(wiring.Component):
                     ]
         return members
 
-    @staticmethod
-    def _highest(m: Module, members: list[Value], name: str) -> Value:
-        """A balanced tree."""
-        level = 0
+    def _highest(self, m: Module, members: list[Value], name: str) -> Value:
+        """A balanced tree; `deep` compares three at a time, each with each."""
+        level, most = 0, 3 if self.deep else 2
         while len(members) > 1:
             following: list[Value] = []
-            for index in range(0, len(members) - 1, 2):
-                first, second = members[index : index + 2]
+            for index in range(0, len(members), most):
+                first, *others = members[index : index + most]
                 higher = Signal(first.shape(), name=f"higher_{name}_{level}_{index}")
-                m.d.comb += higher.eq(Mux(second > first, second, first))
+                if not others:
+                    m.d.comb += higher.eq(first)
+                elif len(others) == 1:
+                    m.d.comb += higher.eq(Mux(others[0] > first, others[0], first))
+                else:
+                    second, third = others
+                    is_third = (third > first) & (third > second)
+                    m.d.comb += higher.eq(Mux(is_third, third, Mux(second > first, second, first)))
                 following.append(higher)
-            members, level = [*following, *members[len(members) & ~1 :]], level + 1
+            members, level = following, level + 1
         return members[0]
 
     def _shared_exps(
@@ -342,60 +362,46 @@ class Pack(wiring.Component):
             selected.append((exponent, Mux(backward, gradient[1], training[1])))
         return selected
 
-    def _lane_amount(self, m: Module, start: Signal, segment: int) -> Signal:
-        """How far the window lies above a lane's own bits that have one zero less than a window below them; at most so
-        far that they are out of it, as they are where they are above it."""
-        bits, low_first = self._lane_places
-        end = self.sums.low_bits + bits
-        amount = Signal(range(end + 1), name=f"lane_amount_{segment}")
-        relative = Signal(signed(len(start) + 1), name=f"relative_{segment}")
-        m.d.comb += [
-            relative.eq(start - (low_first - bits + 1)),
-            amount.eq(Mux((relative < 0) | (relative > end), end, relative)),
-        ]
-        return amount
-
-    def _lane_mask(self, windows: Windows, start: Signal, segment: int) -> Value:
-        """Of a lane's own bits, those that lie under the window, from `bits` on; and those under its top."""
-        bits, low_first = self._lane_places
-        low_end = low_first + self.sums.low_bits
-        dropped, _ = windows.masks(start, low_end, name=f"lane_{segment}")
-        return dropped[low_first - bits :]
-
     @property
-    def _lane_places(self) -> tuple[int, int]:
-        """Bits of a window; the place of a lane's own bits above that many zeros and the fraction."""
-        bits = self.sums.man_bits + 2
-        return bits, bits + self.sums.fraction_bits
+    def _parts(self) -> dict[str, tuple[int, int]]:
+        """First place and width of each part of a sum that has a window's bits of zeros below it. A window at a part's
+        first place is below it, as far as that part is concerned: there it finds zeros."""
+        sums = self.sums
+        return {
+            "fraction": (0, sums.fraction_bits),
+            "low": (sums.fraction_bits, sums.low_bits),
+            "high": (sums.fraction_bits + sums.low_bits, sums.high_bits),
+        }
 
     def _cut(
-        self, m: Module, windows: Windows, segment: int, start: Signal, lane_amount: Value, lane_mask: Value,
-        shared: Any, high_below: Value, own_lanes: Any, lane_signs: list[Signal], rank: Rank,
+        self, m: Module, windows: Windows, segment: int, dropped: Value, amounts: dict[str, Signal], shared: Any,
+        high_below: Value, own_lanes: Any, lane_signs: list[Signal], rank: Rank,
     ) -> list[tuple[tuple[Signal, Value, Value, Value], Value]]:
-        """For each lane of a segment, behind the rank: the bits in its window, whether there are others below and above
-        it, its sign; and whether the lane is valid."""
-        sums = self.sums
-        bits, low_first = self._lane_places
+        """For each lane of a segment, behind the rank: the bits in its window, whether others are below (in places
+        `dropped`) and above it, its sign; and whether the lane is valid."""
+        sums, bits = self.sums, windows.bits
+        below_it = Const(0, bits)
+        low_first = bits + sums.fraction_bits
         high_first = low_first + sums.low_bits
-        end = high_first + sums.high_bits
-        dropped, kept = windows.masks(start, end, name=f"{segment}")
+        kept = windows.from_top_down(dropped)
         sign = shared.high[-1]
+        of_fraction = window(
+            m, Cat(below_it, shared.fraction), amounts["fraction"], bits, name=f"fraction_{segment}"
+        )  # fmt: skip
+        fraction_sticky = Signal(name=f"fraction_sticky_{segment}")
+        m.d.comb += fraction_sticky.eq((shared.fraction & dropped[bits:low_first]).any())
         of_block: dict[str, tuple[Value, Value, Value]] = {}  # where a lane goes on above or below the high part
         for name, high in (("above", shared.high), ("below", high_below)):
-            above = high[-1].replicate(windows.beyond)
-            value = Cat(Const(0, bits), shared.fraction, Const(0, sums.low_bits), high, above)
             sticky, over = Signal(name=f"sticky_{name}_{segment}"), Signal(name=f"over_{name}_{segment}")
+            above_it = high[-1].replicate(bits)
+            of_high = window(m, Cat(below_it, high, above_it), amounts["high"], bits, name=f"{name}_{segment}")
             m.d.comb += [
-                sticky.eq((value[:end] & dropped).any()),
-                over.eq(
-                    ((value[high_first:end] ^ sign.replicate(sums.high_bits)) & ~kept[high_first:]).any()
-                    & shared.high.any()
-                ),
+                sticky.eq((high & dropped[high_first:]).any() | fraction_sticky),
+                over.eq(((high ^ sign.replicate(sums.high_bits)) & ~kept[high_first:]).any() & shared.has_high),
             ]
-            in_window = window(m, value, start, bits, name=f"{name}_{segment}")
             of_block[name] = (
-                rank.keep(in_window, f"window_{name}_{segment}"), rank.keep(sticky, f"sticky_{name}_{segment}"),
-                rank.keep(over, f"over_{name}_{segment}"),
+                rank.keep(of_high | of_fraction, f"window_{name}_{segment}"),
+                rank.keep(sticky, f"sticky_{name}_{segment}"), rank.keep(over, f"over_{name}_{segment}"),
             )  # fmt: skip
         # only where the format's exponents end can the fraction lie above the window
         fraction_above = ~kept[bits:low_first]
@@ -404,14 +410,16 @@ class Pack(wiring.Component):
             over = Signal(name=f"over_{name}_{segment}")
             m.d.comb += over.eq((fraction & fraction_above).any())
             fraction_over.append(rank.keep(over, f"over_{name}_{segment}"))
+        last_step = rank.keep(amounts["low"][0], f"last_step_{segment}")
         pieces = []
         for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
             low, own_sign = own_lanes[lane].low[:-1], lane_signs[lane]
-            of_lane = window(m, Cat(Const(0, bits - 1), low), lane_amount, bits, name=f"lane_{lane}")
+            long_steps = Cat(Const(0, 1), amounts["low"][1:])
+            of_lane: Value = window(m, Cat(below_it, low), long_steps, bits + 1, name=f"lane_{lane}")
             low_sticky, low_over = Signal(name=f"low_sticky_{lane}"), Signal(name=f"low_over_{lane}")
             m.d.comb += [
-                low_sticky.eq((low & lane_mask[bits:]).any()),
-                low_over.eq(((low ^ own_sign.replicate(sums.low_bits)) & ~lane_mask[: sums.low_bits]).any()),
+                low_sticky.eq((low & dropped[low_first:high_first]).any()),
+                low_over.eq(((low ^ own_sign.replicate(sums.low_bits)) & ~kept[low_first:high_first]).any()),
             ]
             of_lane, low_sticky, low_over, goes_below, own_sign, valid = (
                 rank.keep(value, f"{name}_{lane}")
@@ -427,7 +435,7 @@ class Pack(wiring.Component):
                 Signal(bits, name=f"window_{lane}"), Signal(name=f"sticky_{lane}"), Signal(name=f"overflow_{lane}")
             )  # fmt: skip
             m.d.comb += [
-                in_window.eq(of_lane | bits_of_block),
+                in_window.eq(Mux(last_step, of_lane[1:], of_lane[:-1]) | bits_of_block),
                 sticky.eq(low_sticky | sticky_of_block),
                 overflow.eq(low_over | over_of_block | Mux(own_sign, fraction_over[1], fraction_over[0])),
             ]

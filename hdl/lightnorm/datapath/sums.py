@@ -103,13 +103,15 @@ class SumFormat:
         return max(beat_layout(fmt, lanes).size for fmt in self.formats)
 
     def layout(self, lanes: int) -> data.StructLayout:
-        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent.
+        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent;
+        `has_high`: the high part is not 0.
 
         Per activation block, elements of a chunk's extrema: sum * 2^exponent."""
         shared = data.StructLayout(
             {
                 "fraction": self.fraction_bits,
                 "high": signed(self.high_bits),
+                "has_high": 1,
                 "exponent": signed(self.exponent_bits),
             }
         )

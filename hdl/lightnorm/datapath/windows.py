@@ -13,7 +13,7 @@ from ..arith.rank import Rank
 from ..arith.rounding import round_up
 from .sums import SumFormat
 
-__all__ = ["Decision", "Windows", "below", "window"]
+__all__ = ["Decision", "Windows", "below", "window", "within"]
 
 
 def window(m: Module, bits: Value, amount: Value, width: int, *, name: str) -> Signal:
@@ -29,10 +29,23 @@ def window(m: Module, bits: Value, amount: Value, width: int, *, name: str) -> S
 
 
 def below(m: Module, place: Value, width: int, *, name: str) -> Signal:
-    """A mask of the places under `place` (unsigned), for `width` places."""
-    mask = Signal(width, name=name)
-    m.d.comb += mask.eq(Cat(place.any(), *(place > index for index in range(1, width))))
-    return mask
+    """A mask of the places under `place` (unsigned), for `width` places; from the mask of its lower bits, twice."""
+    mask: Value = Const(0, 1)
+    for bit in range(len(place)):
+        step = Signal(min(2 * len(mask), width), name=f"{name}_{bit}")
+        top = place[bit].replicate(len(mask))
+        m.d.comb += step.eq(Cat(top | mask, top & mask))
+        mask = step
+    whole = Signal(width, name=name)
+    m.d.comb += whole.eq(mask)
+    return whole
+
+
+def within(m: Module, place: Value, lowest: int, highest: int, *, name: str) -> Signal:
+    """`place` (signed) between two ends, counted from `lowest`."""
+    amount = Signal(range(highest - lowest + 1), name=name)
+    m.d.comb += amount.eq(Mux(place < lowest, 0, Mux(place > highest, highest - lowest, place - lowest)))
+    return amount
 
 
 @dataclass(frozen=True)
@@ -104,15 +117,11 @@ class Windows:
         """Place of the guard bit, within what a window can reach of a sum of `bits`.
 
         At 0 everything is above the window, at the other end everything rounds to zero."""
-        end = bits + self.sums.man_bits + 3 + max(self._shorter)
-        start = Signal(range(end + 1), name=f"start_{name}")
-        self._module.d.comb += start.eq(Mux(place < 0, 0, Mux(place > end, end, place)))
-        return start
+        return within(self._module, place, 0, bits + self.sums.man_bits + 3 + max(self._shorter), name=f"start_{name}")
 
-    def masks(self, start: Value, end: int, *, name: str) -> tuple[Signal, Value]:
-        """Of the places below `end`, those under the window, and those in it or under it."""
-        dropped = below(self._module, start, end, name=f"dropped_{name}")
-        return dropped, Cat(Const(-1, self.bits), dropped)[:end]
+    def from_top_down(self, dropped: Value) -> Value:
+        """Of the places under a window, those in it or under it."""
+        return Cat(Const(-1, self.bits), dropped)[: len(dropped)]
 
     def decision(self, bits: Signal, sticky: Value, overflow: Value, sign: Value, backward: Value) -> Decision:
         """From the bits of a two's complement sum in the window, and whether there are others below and above it."""
