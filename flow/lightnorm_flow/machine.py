@@ -30,6 +30,7 @@ class Timing:
     reduce: int
     buffer: int
     apply: int
+    handover: int
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Self:
@@ -122,7 +123,7 @@ class Machine(Traffic):
         for channel in range(channels):
             # the last beat of the channel before waits in `reduce` for its own program to begin
             end = max(max(end + 1, begin - entry) + beats - 1, buffer.room(channel) - entry)
-            begin = max(end + self.timing.reduce, begin + latency, handed)
+            begin = max(end + self.timing.reduce, begin + latency, handed + self.timing.handover)
             handed = max(begin + latency, gone)
             buffer.taken.append(handed + 1)
             gone = handed + beats
@@ -133,7 +134,7 @@ class Machine(Traffic):
         end, begin, handed, gone = 0, -latency, 0, 0
         for channel in range(channels):
             reduced = end + beats
-            begin = max(reduced + self.timing.reduce, begin + latency, handed)
+            begin = max(reduced + self.timing.reduce, begin + latency, handed + self.timing.handover)
             handed = max(begin + latency, gone)
             _, end, gone = self._through(buffer, channel, reduced + 1, handed)
         return gone
@@ -143,7 +144,7 @@ class Machine(Traffic):
         buffer = _Buffer(beats, self.buffer_beats)
         start, end, begin, handed, gone = 0, 0, -latency, 0, 0
         for channel in range(channels):
-            begin = max(start + 1, begin + latency, handed)
+            begin = max(start + 1, begin + latency, handed + self.timing.handover)
             handed = max(begin + latency, gone)
             start = max(end, begin) + 1 if channel < channels - 1 else end + 1
             start, end, gone = self._through(buffer, channel, start, handed)

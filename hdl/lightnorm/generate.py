@@ -138,10 +138,12 @@ def ports_of(component: wiring.Component) -> dict[str, dict[str, Any]]:
 
 def _latency(core: Core) -> dict[str, Any]:
     """Of the coefficients by pass, and of what is around them: from a channel's last beat to the begin of their
-    program, from a beat into the buffer to its head on offer, and from the coefficients to the first beat that leaves.
+    program, from a beat into the buffer to its head on offer, from the coefficients to the first beat that leaves, and
+    from their handover to the earliest begin of the next program.
     """
     deep = core.config.deep
     around = {"reduce": 2, "buffer": 4, "apply": 18} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
+    around["handover"] = int(deep)
     # what is made of them at the handover takes a cycle in a deep pipeline
     coefficients = {name: latency + deep for name, latency in core.coefficients.latency.items()}
     return {"coefficients": coefficients, **around}

@@ -142,6 +142,7 @@ def _speed(config: Config, description: Mapping[str, Any]) -> list[str]:
     latency = description["latency"]
     coefficients: Mapping[str, int] = latency["coefficients"]
     first, after_last = latency["buffer"] + latency["apply"] - 1, latency["reduce"] + latency["apply"]
+    without_gap = max(coefficients.values()) + latency["handover"]
     rows = [
         (mode, "first", f"{first} to {cycles + first}")
         if mode == "infer" else (mode, "last", str(cycles + after_last))
@@ -155,7 +156,7 @@ def _speed(config: Config, description: Mapping[str, Any]) -> list[str]:
     return [
         *_prose(
             "A channel has ceil(elements / lanes) beats. One beat is taken and one leaves in every cycle, without gaps"
-            f" between channels of at least {max(coefficients.values())} beats; streams that rest add their pauses. "
+            f" between channels of at least {without_gap} beats; streams that rest add their pauses. "
             + reads
             * (config.implementation.passes != ("infer",))
         ),

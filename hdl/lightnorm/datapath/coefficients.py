@@ -30,7 +30,7 @@ def _latency(deep: bool) -> int:
 
 
 def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
-    """The longest program of the default formats must not take longer than 32 beats, `deep` than 96."""
+    """The longest program of the default formats must not take longer than 32 beats, `deep` than 97."""
     if deep:
         return 1
     return 3 if "backward" in passes else 2
@@ -167,7 +167,7 @@ class Reciprocal(wiring.Component):
 class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
-    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 96), longer if
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 97), longer if
     parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
     multiplication) and a cycle of rounding, `deep` six more of them, and one for the slot itself; a reciprocal runs
     beside the others. `o` offers the coefficients until they are taken.
@@ -236,7 +236,7 @@ class Coefficients(wiring.Component):
         slot_count = max(len(program.slots) for program in self.programs.values())
         step = Signal(range(slot_count))
         running, done, advance, last = Signal(), Signal(), Signal(), Signal()
-        executing, fetch = Signal(), Signal()
+        executing, fetch, rests = Signal(), Signal(), Signal()
         needs_parameter, pop, emit = Signal(), Signal(), Signal()
         mode = Signal(2, reset_less=True)
         kind, negate_b, first_half, second_half = Signal(Kind), Signal(), Signal(), Signal()
@@ -363,8 +363,10 @@ class Coefficients(wiring.Component):
             executing.eq(fetched.valid),
             advance.eq(executing & ~(needs_parameter & ~parameter_valid) & ~(emit & ~result_free)),
             fetch.eq(advance | ~executing if self.deep else advance),
-            self.o_begin.eq(~running & ~(executing & self.deep) & self.i_request & (~done | self.o.ready)),
-            self.o_idle.eq(~running & ~(executing & self.deep) & ~self.i_request),
+            rests.eq(~running & ~executing),
+            # `deep` cuts the way from apply to the entry here
+            self.o_begin.eq(rests & self.i_request & (~done | (0 if self.deep else self.o.ready))),
+            self.o_idle.eq(rests & ~self.i_request),
             self.o.valid.eq(done),
             self.o.payload.scale.eq(
                 registers[self.pinned["scale"]].as_value()[fmt.man_bits - self.spec.scale.man_bits :]

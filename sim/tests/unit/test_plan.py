@@ -19,7 +19,8 @@ CONFIG = Config(
     NormSpec(BlockFormat(5, 4, 16), BlockFormat(6, 3, 16)),
     Implementation(("train", "infer", "backward"), 1, 4096),
 )
-LATENCY = {"coefficients": {"train": 26, "infer": 22, "backward": 32}, "reduce": 1, "buffer": 2, "apply": 4}
+LATENCY = {"coefficients": {"train": 26, "infer": 22, "backward": 32}, "reduce": 1, "buffer": 2, "apply": 4,
+           "handover": 0}  # fmt: skip
 DESCRIPTION = {"latency": LATENCY}
 
 # layers, channels of all layers (half the parameters of the batch norms), elements of an image of 224 x 224: counted on
