@@ -74,8 +74,8 @@ def rows(variants: Sequence[Variant], cells: Sequence[Cell], note: str = "", **c
 
 def plan(seeds: int) -> list[Section]:
     """Everything, the most telling first; `seeds` for most settings, three times as many in the main comparison."""
-    four, eight, wider = blocks("e4m4", "e5m3", 4), blocks("e4m5", "e5m3", 8), blocks("e5m5", "e6m4")
-    activations = blocks("e4m5", "e5m3")
+    four, eight = blocks("e4m4", "e5m3", 4), blocks("e4m5", "e5m3", 8)
+    activations, wider = blocks("e4m5", "e5m3"), blocks("e5m5", "e6m4")
     formats = [
         GENEROUS, wider, blocks(block_size=4), DEFAULT, SMALL, blocks("e4m4", "e5m2"), blocks("e5m3", "e6m3"),
         blocks("e5m4", "e6m1"), blocks("e4m1", "e5m1"),
@@ -84,18 +84,15 @@ def plan(seeds: int) -> list[Section]:
         GENEROUS, blocks(block_size=4), wider, blocks("e4m5", "e5m4"), four, eight, activations, blocks("e4m4", "e5m4"),
         blocks("e4m4", "e5m3", 8), DEFAULT, SMALL, blocks("e4m5", "e5m2"), blocks("e4m4", "e5m2", 8),
     ]  # fmt: skip
-    tried = [GENEROUS, four, eight, activations, SMALL]
-    beside = rows([*tried, wider, DEFAULT], SENSITIVE)
+    tried = [GENEROUS, four, eight, activations]
+    beside = rows([GENEROUS, wider, four, eight, activations, DEFAULT, SMALL], SENSITIVE)
     gains = [range_norm(gain) for gain in GAINS]
     dropped = [without_extrema(False), without_extrema(True)]
     inferred = [only_inference(activation) for activation in ("e5m4", "e5m3", "e5m2")]
     in_batches = [
         row
         for batch in (8, 32, 128)
-        for row in [
-            *rows([REFERENCE, DEFAULT], TWO_CELLS, f"batch {batch}: ", batch=batch),
-            *rows([authors()], ONE_CELL, f"batch {batch}: ", batch=batch),
-        ]
+        for row in rows([REFERENCE, DEFAULT, authors()], SENSITIVE, f"batch {batch}: ", batch=batch)
     ]
     short = [blocks("e5m4", "e5m3"), blocks("e5m4", "e4m3")]
     scaled = [
@@ -103,23 +100,13 @@ def plan(seeds: int) -> list[Section]:
         for exponent in (0, 10)
         for row in rows([DEFAULT, *short], ONE_CELL, f"loss times 2^{exponent}: ", loss_scale=2.0**exponent)
     ]
-    exponents = [DEFAULT, blocks("e3m4", "e6m3"), blocks("e2m4", "e6m3")]
-    shifted = [
-        row
-        for offset in (0, 4, 16)
-        for row in rows([REFERENCE, DEFAULT], ONE_CELL, f"pixels + {offset}: ", offset=float(offset))
-    ]
-    tiny = [
-        row
-        for batch in (2, 4, 32)
-        for row in rows([REFERENCE, DEFAULT], ONE_CELL, f"batch {batch}, one epoch: ", batch=batch, epochs=1)
-    ]
     some, more, most = seeds, 2 * seeds, 3 * seeds
     return [
-        section("main", "This project's formats against FP32", most, rows([DEFAULT], CELLS)),
-        section("near", "Others against FP32", most, rows([IN_FLOAT32, *tried], SENSITIVE) + rows([wider], CELLS)),
+        section("main", "This project's formats against FP32", most, rows([DEFAULT, SMALL, wider], CELLS)),
+        section("near", "Others against FP32", most, rows([IN_FLOAT32, *tried], SENSITIVE)),
         section("cost", "Formats against range batch norm in FP32", most, beside, IN_FLOAT32),
-        section("small", "configs/small.toml against the default", most, rows([SMALL], CELLS), DEFAULT),
+        section("small", "Against the default", most, rows([SMALL, wider], CELLS), DEFAULT),
+        section("again", "The default with more seeds", 2 * most, rows([DEFAULT], SENSITIVE)),
         section("screened", "Formats around the default", more, rows(screened, SENSITIVE)),
         section("formats", "Formats from generous to too small", some, rows(formats, SENSITIVE)),
         Section("batches", "Batch sizes", some, tuple(in_batches)),
@@ -128,9 +115,6 @@ def plan(seeds: int) -> list[Section]:
         section("inference", "Only inference in this arithmetic", some, rows(inferred, TWO_CELLS)),
         section("dropped", "Extremum terms of the gradient dropped", some, rows(dropped, TWO_CELLS)),
         section("scales", "Loss scaling, by the gradient's format", some, scaled),
-        Section("tiny", "Tiny batches", some, tuple(tiny)),
-        Section("offsets", "Inputs with a large mean", some, tuple(shifted)),
-        section("exponents", "Ranges of the activations' exponent", some, rows(exponents, ONE_CELL)),
     ]
 
 

@@ -15,7 +15,7 @@ from .statistics import MOST_WIDTH
 __all__ = ["draw"]
 
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#7d5ba6")
-_FOREST = ("main", "formats", "inference", "gains", "authors", "dropped")
+_FOREST = ("main", "near", "formats", "inference", "gains", "authors", "dropped")
 
 
 def draw(sections: Sequence[dict[str, Any]], folder: Path) -> list[Path]:

@@ -74,7 +74,7 @@ def train(
             loss = torch.nn.functional.cross_entropy(logits, labels[chosen.T].flatten(), reduction="none")
             (loss.sum() * (training.loss_scale / training.batch)).backward()
             with torch.no_grad():
-                torch._foreach_mul_([p.grad for p in parameters], 1 / training.loss_scale)
+                torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / training.loss_scale)
                 losses += loss.view(training.batch, -1).mean(0) / steps
             optimizer.step()
     tested = model.eval() if at_test is None else at_test(model.eval())
