@@ -92,7 +92,7 @@ def plan(seeds: int) -> list[Section]:
     in_batches = [
         row
         for batch in (8, 32, 128)
-        for row in rows([REFERENCE, DEFAULT, authors()], SENSITIVE, f"batch {batch}: ", batch=batch)
+        for row in rows([REFERENCE, IN_FLOAT32, DEFAULT, authors()], SENSITIVE, f"batch {batch}: ", batch=batch)
     ]
     short = [blocks("e5m4", "e5m3"), blocks("e5m4", "e4m3")]
     scaled = [
