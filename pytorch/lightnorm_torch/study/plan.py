@@ -85,7 +85,8 @@ def plan(seeds: int) -> list[Section]:
         blocks("e4m4", "e5m3", 8), DEFAULT, SMALL, blocks("e4m5", "e5m2"), blocks("e4m4", "e5m2", 8),
     ]  # fmt: skip
     tried = [GENEROUS, four, eight, activations]
-    beside = rows([GENEROUS, wider, four, eight, activations, DEFAULT, SMALL], SENSITIVE)
+    named = [DEFAULT, SMALL, wider]
+    beside = rows(named, CELLS) + rows(tried, SENSITIVE)
     gains = [range_norm(gain) for gain in GAINS]
     dropped = [without_extrema(False), without_extrema(True)]
     inferred = [only_inference(activation) for activation in ("e5m4", "e5m3", "e5m2")]
@@ -102,11 +103,11 @@ def plan(seeds: int) -> list[Section]:
     ]
     some, more, most = seeds, 2 * seeds, 3 * seeds
     return [
-        section("main", "This project's formats against FP32", most, rows([DEFAULT, SMALL, wider], CELLS)),
-        section("near", "Others against FP32", most, rows([IN_FLOAT32, *tried], SENSITIVE)),
+        section("main", "This project's formats against FP32", most, rows([IN_FLOAT32, *named], CELLS)),
+        section("near", "Other formats against FP32", most, rows(tried, SENSITIVE)),
         section("cost", "Formats against range batch norm in FP32", most, beside, IN_FLOAT32),
         section("small", "Against the default", most, rows([SMALL, wider], CELLS), DEFAULT),
-        section("again", "The default with more seeds", 2 * most, rows([DEFAULT], SENSITIVE)),
+        section("again", "With more seeds", 2 * most, rows([IN_FLOAT32, DEFAULT], SENSITIVE)),
         section("screened", "Formats around the default", more, rows(screened, SENSITIVE)),
         section("formats", "Formats from generous to too small", some, rows(formats, SENSITIVE)),
         Section("batches", "Batch sizes", some, tuple(in_batches)),

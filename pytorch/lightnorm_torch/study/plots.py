@@ -60,7 +60,8 @@ def _differences(sections: Sequence[dict[str, Any]]) -> Figure:
                     panel.plot(d["mean"], place, "o", color=colour, markersize=4)
         panel.set_title(column, fontsize=9)
         panel.set_xscale("symlog", linthresh=1)
-        panel.set_xticks(_ticks(*panel.get_xlim()), minor=False)
+        low, high = panel.get_xlim()
+        panel.set_xticks(_ticks(low, high, factor=4), minor=False)
         panel.set_xlabel("points of accuracy", fontsize=8)
         panel.tick_params(labelsize=8)
         panel.xaxis.set_major_formatter("{x:g}")
@@ -102,9 +103,11 @@ def _curve(panel: Axes, points: Sequence[tuple[float, dict[str, Any]]], name: st
     panel.plot(x, [d["mean"] for _, d in points], "o-", color=colour, label=name, markersize=4)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Of an axis that is linear from -1 to 1 and logarithmic beyond."""
-    return [value for value in (-64, -32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4) if low <= value <= high]
+def _ticks(low: float, high: float, factor: int = 2) -> list[float]:
+    """Of an axis that is linear from -1 to 1 and logarithmic beyond, where ticks are `factor` apart."""
+    beyond = [float(factor**power) for power in range(1, 7)]
+    ticks = [*(-value for value in reversed(beyond)), -1, -0.5, 0, 0.5, 1, *beyond]
+    return [value for value in ticks if low <= value <= high]
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
