@@ -80,7 +80,7 @@ def _curves(section: dict[str, Any], x_name: str, x_label: str) -> Figure:
         for row in section["rows"]:
             for cell in row["cells"]:
                 if _cell_name(cell) == column and "difference" in cell:
-                    name = row["label"].rpartition(": ")[2]
+                    name = row["label"].partition(": ")[2]
                     curves.setdefault(name, []).append((cell["training"][x_name], cell["difference"]))
         for colour, (name, points) in zip(_COLOURS, curves.items(), strict=False):
             _curve(panel, sorted(points, key=lambda point: point[0]), name, colour)
@@ -93,7 +93,7 @@ def _curves(section: dict[str, Any], x_name: str, x_label: str) -> Figure:
         panel.set_xlabel(x_label, fontsize=8)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel("points of accuracy against FP32", fontsize=8)
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
