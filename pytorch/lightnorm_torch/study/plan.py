@@ -108,6 +108,7 @@ def plan(seeds: int) -> list[Section]:
         section("cost", "Formats against range batch norm in FP32", most, beside, IN_FLOAT32),
         section("small", "Against the default", most, rows([SMALL, wider], CELLS), DEFAULT),
         section("again", "With more seeds", 2 * most, rows([IN_FLOAT32, DEFAULT], SENSITIVE)),
+        section("cost again", "With more seeds, against range FP32", 2 * most, rows([DEFAULT], SENSITIVE), IN_FLOAT32),
         section("screened", "Formats around the default", more, rows(screened, SENSITIVE)),
         section("formats", "Formats from generous to too small", some, rows(formats, SENSITIVE)),
         Section("batches", "Batch sizes", some, tuple(in_batches)),
