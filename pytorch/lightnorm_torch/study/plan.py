@@ -21,7 +21,7 @@ CELLS: tuple[Cell, ...] = tuple((data, network) for data in ("digits", "ising") 
 """Data sets and networks."""
 
 TWO_CELLS = (("digits", "mobilenet"), ("ising", "resnet"))
-DIGITS = CELLS[:2]
+SENSITIVE = (("digits", "mobilenet"),)
 ONE_CELL = (("ising", "resnet"),)
 _EPOCHS_AND_RATE = {
     ("digits", "resnet"): (20, 0.1), ("digits", "mobilenet"): (20, 0.2),
@@ -31,6 +31,8 @@ _EPOCHS_AND_RATE = {
 DEFAULT, REFERENCE = blocks(), batch_norm()
 SMALL = blocks("e4m4", "e5m3")
 """The formats of configs/default.toml, nn.BatchNorm2d, the formats of configs/small.toml."""
+
+GENEROUS, IN_FLOAT32 = blocks("e8m10", "e8m10"), range_norm("d2")
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,27 @@ def rows(variants: Sequence[Variant], cells: Sequence[Cell], note: str = "", **c
 
 
 def plan(seeds: int) -> list[Section]:
-    """Everything, the most telling first; `seeds` for most settings, three times as many in the main comparison."""
+    """Everything, the most telling first; `seeds` for most settings, up to six times as many where it matters."""
+    four, eight = blocks("e4m4", "e5m3", 4), blocks("e4m5", "e5m3", 8)
+    activations, wider = blocks("e4m5", "e5m3"), blocks("e5m5", "e6m4")
     formats = [
-        blocks("e8m10", "e8m10"), blocks("e5m5", "e6m4"), blocks(block_size=4), DEFAULT, SMALL, blocks("e4m4", "e5m2"),
-        blocks("e5m3", "e6m3"), blocks("e5m4", "e6m1"), blocks("e4m1", "e5m1"),
+        GENEROUS, wider, blocks(block_size=4), DEFAULT, SMALL, blocks("e4m4", "e5m2"), blocks("e5m3", "e6m3"),
+        blocks("e5m4", "e6m1"), blocks("e4m1", "e5m1"),
     ]  # fmt: skip
+    screened = [
+        GENEROUS, blocks(block_size=4), wider, blocks("e4m5", "e5m4"), four, eight, activations, blocks("e4m4", "e5m4"),
+        blocks("e4m4", "e5m3", 8), DEFAULT, SMALL, blocks("e4m5", "e5m2"), blocks("e4m4", "e5m2", 8),
+    ]  # fmt: skip
+    tried = [GENEROUS, four, eight, activations]
+    named = [DEFAULT, SMALL, wider]
+    beside = rows(named, CELLS) + rows(tried, SENSITIVE)
     gains = [range_norm(gain) for gain in GAINS]
     dropped = [without_extrema(False), without_extrema(True)]
     inferred = [only_inference(activation) for activation in ("e5m4", "e5m3", "e5m2")]
     in_batches = [
         row
         for batch in (8, 32, 128)
-        for row in [
-            *rows([REFERENCE, DEFAULT], TWO_CELLS, f"batch {batch}: ", batch=batch),
-            *rows([authors()], ONE_CELL, f"batch {batch}: ", batch=batch),
-        ]
+        for row in rows([REFERENCE, IN_FLOAT32, DEFAULT, authors()], SENSITIVE, f"batch {batch}: ", batch=batch)
     ]
     short = [blocks("e5m4", "e5m3"), blocks("e5m4", "e4m3")]
     scaled = [
@@ -93,36 +101,26 @@ def plan(seeds: int) -> list[Section]:
         for exponent in (0, 10)
         for row in rows([DEFAULT, *short], ONE_CELL, f"loss times 2^{exponent}: ", loss_scale=2.0**exponent)
     ]
-    exponents = [DEFAULT, blocks("e3m4", "e6m3"), blocks("e2m4", "e6m3")]
-    shifted = [
-        row
-        for offset in (0, 4, 16)
-        for row in rows([REFERENCE, DEFAULT], ONE_CELL, f"pixels + {offset}: ", offset=float(offset))
-    ]
-    tiny = [
-        row
-        for batch in (2, 4, 32)
-        for row in rows([REFERENCE, DEFAULT], ONE_CELL, f"batch {batch}, one epoch: ", batch=batch, epochs=1)
-    ]
-    others = [authors(), authors(largest="saturates"), authors(shared="largest")]
-    wider = [blocks(block_size=4), blocks("e5m5", "e6m4")]
-    sections = [
-        ("main", "This project's formats against FP32", 3 * seeds, rows([REFERENCE, DEFAULT], CELLS)),
-        ("authors", "The LightNorm authors' settings", seeds, rows([REFERENCE, authors()], TWO_CELLS)),
-        ("gains", "Range batch norm in FP32, each gain", seeds, rows([REFERENCE, *gains], TWO_CELLS)),
-        ("inference", "Only inference in this arithmetic", seeds, rows([REFERENCE, *inferred], TWO_CELLS)),
-        ("dropped", "Extremum terms of the gradient dropped", seeds, rows([REFERENCE, *dropped], TWO_CELLS)),
-        ("scales", "Loss scaling, by the gradient's format", seeds, rows([REFERENCE], ONE_CELL) + scaled),
-        ("formats", "Formats from generous to too small", seeds, rows([REFERENCE, *formats], TWO_CELLS)),
-        ("batches", "Batch sizes", seeds, in_batches),
-        ("offsets", "Inputs with a large mean", seeds, shifted),
-        ("exponents", "Ranges of the activations' exponent", seeds, rows([REFERENCE, *exponents], ONE_CELL)),
-        ("tiny", "Tiny batches", seeds, tiny),
-        ("small", "configs/small.toml against the default", 2 * seeds, rows([DEFAULT, SMALL], CELLS)),
-        ("readings", "Other readings of the authors' settings", seeds, rows([REFERENCE, *others], ONE_CELL)),
-        ("wider", "Formats that cost more than the default", 3 * seeds, rows([REFERENCE, *wider], DIGITS)),
-    ]
+    some, more, most = seeds, 2 * seeds, 3 * seeds
     return [
-        Section(name, title, count, tuple(lines), DEFAULT if name == "small" else REFERENCE)
-        for name, title, count, lines in sections
+        section("main", "This project's formats against FP32", most, rows([IN_FLOAT32, *named], CELLS)),
+        section("near", "Other formats against FP32", most, rows(tried, SENSITIVE)),
+        section("cost", "Formats against range batch norm in FP32", most, beside, IN_FLOAT32),
+        section("small", "Against the default", most, rows([SMALL, wider], CELLS), DEFAULT),
+        section("again", "With more seeds", 2 * most, rows([IN_FLOAT32, GENEROUS, DEFAULT], SENSITIVE)),
+        section("apart", "The same beside range FP32", 2 * most, rows([GENEROUS, DEFAULT], SENSITIVE), IN_FLOAT32),
+        section("screened", "Formats around the default", more, rows(screened, SENSITIVE)),
+        section("formats", "Formats from generous to too small", some, rows(formats, SENSITIVE)),
+        Section("batches", "Batch sizes", some, tuple(in_batches)),
+        section("authors", "The LightNorm authors' settings", some, rows([authors()], TWO_CELLS)),
+        section("gains", "Range batch norm in FP32, each gain", some, rows(gains, TWO_CELLS)),
+        section("inference", "Only inference in this arithmetic", some, rows(inferred, TWO_CELLS)),
+        section("dropped", "Extremum terms of the gradient dropped", some, rows(dropped, TWO_CELLS)),
+        section("scales", "Loss scaling, by the gradient's format", some, scaled),
     ]
+
+
+def section(name: str, title: str, seeds: int, compared: Sequence[Row], reference: Variant = REFERENCE) -> Section:
+    """With the reference as its first row, in every cell of the others."""
+    cells = dict.fromkeys((training.data, training.network) for row in compared for training in row.trainings)
+    return Section(name, title, seeds, (*rows([reference], tuple(cells)), *compared), reference)

@@ -15,7 +15,7 @@ from .statistics import MOST_WIDTH
 __all__ = ["draw"]
 
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#7d5ba6")
-_FOREST = ("main", "formats", "inference", "gains", "authors", "dropped")
+_FOREST = ("main", "near", "formats", "inference", "gains", "authors", "dropped")
 
 
 def draw(sections: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
@@ -60,7 +60,8 @@ def _differences(sections: Sequence[dict[str, Any]]) -> Figure:
                     panel.plot(d["mean"], place, "o", color=colour, markersize=4)
         panel.set_title(column, fontsize=9)
         panel.set_xscale("symlog", linthresh=1)
-        panel.set_xticks(_ticks(*panel.get_xlim()), minor=False)
+        low, high = panel.get_xlim()
+        panel.set_xticks(_ticks(low, high, factor=4), minor=False)
         panel.set_xlabel("points of accuracy", fontsize=8)
         panel.tick_params(labelsize=8)
         panel.xaxis.set_major_formatter("{x:g}")
@@ -79,7 +80,7 @@ def _curves(section: dict[str, Any], x_name: str, x_label: str) -> Figure:
         for row in section["rows"]:
             for cell in row["cells"]:
                 if _cell_name(cell) == column and "difference" in cell:
-                    name = row["label"].rpartition(": ")[2]
+                    name = row["label"].partition(": ")[2]
                     curves.setdefault(name, []).append((cell["training"][x_name], cell["difference"]))
         for colour, (name, points) in zip(_COLOURS, curves.items(), strict=False):
             _curve(panel, sorted(points, key=lambda point: point[0]), name, colour)
@@ -92,7 +93,7 @@ def _curves(section: dict[str, Any], x_name: str, x_label: str) -> Figure:
         panel.set_xlabel(x_label, fontsize=8)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel("points of accuracy against FP32", fontsize=8)
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -102,9 +103,11 @@ def _curve(panel: Axes, points: Sequence[tuple[float, dict[str, Any]]], name: st
     panel.plot(x, [d["mean"] for _, d in points], "o-", color=colour, label=name, markersize=4)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Of an axis that is linear from -1 to 1 and logarithmic beyond."""
-    return [value for value in (-64, -32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4) if low <= value <= high]
+def _ticks(low: float, high: float, factor: int = 2) -> list[float]:
+    """Of an axis that is linear from -1 to 1 and logarithmic beyond, where ticks are `factor` apart."""
+    beyond = [float(factor**power) for power in range(1, 7)]
+    ticks = [*(-value for value in reversed(beyond)), -1, -0.5, 0, 0.5, 1, *beyond]
+    return [value for value in ticks if low <= value <= high]
 
 
 def _cell_name(cell: dict[str, Any]) -> str:

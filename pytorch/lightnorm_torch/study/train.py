@@ -22,7 +22,7 @@ class Training:
     """What decides a run besides its seed and normalization.
 
     SGD with momentum; the rate grows with the batch from `rate` at 32 and falls linearly to 0. Gradients are those of
-    the loss times `loss_scale`, and divided by it before the step. `offset` is added to every pixel.
+    the loss times `loss_scale`, and divided by it before the step.
     """
 
     data: str
@@ -33,7 +33,6 @@ class Training:
     momentum: float = 0.9
     decay: float = 5e-4
     loss_scale: float = 1024.0
-    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def train(
     `at_test` changes the trained model before it is tested.
     """
     data = load(training.data)
-    images, labels = torch.from_numpy(data.images + np.float32(training.offset)), torch.from_numpy(data.labels)
+    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     parts = split(data, seeds)
     model = build(training.network, data.classes, seeds, norm).train()
     parameters = list(model.parameters())
@@ -74,7 +73,7 @@ def train(
             loss = torch.nn.functional.cross_entropy(logits, labels[chosen.T].flatten(), reduction="none")
             (loss.sum() * (training.loss_scale / training.batch)).backward()
             with torch.no_grad():
-                torch._foreach_mul_([p.grad for p in parameters], 1 / training.loss_scale)
+                torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / training.loss_scale)
                 losses += loss.view(training.batch, -1).mean(0) / steps
             optimizer.step()
     tested = model.eval() if at_test is None else at_test(model.eval())
