@@ -53,13 +53,13 @@ class Extrema(wiring.Component):
     i_backward, i_take, i_last : the beat on offer is a gradient's; it leaves for `apply`; it is its channel's last.
     o : marks of the beat on offer. An element that is both maximum and minimum is marked as neither.
 
-    `deep` has registers between the queues' memories and the comparison.
+    `deep` has registers between the queues' memories and the comparison, and at `o_free`.
     """
 
     def __init__(self, *, fmt: BlockFormat, blocks: int, max_chunks: int, on_the_way: int, deep: bool) -> None:
         self.format, self.blocks, self.deep = fmt, blocks, deep
-        self.on_the_way = on_the_way
-        self.depth = max(-(-3 * max_chunks // blocks), 2) + on_the_way
+        self.on_the_way = on_the_way + deep  # `o_free` is a cycle old
+        self.depth = max(-(-3 * max_chunks // blocks), 2) + self.on_the_way
         super().__init__(
             {
                 "i_record": In(blocks),
@@ -80,7 +80,7 @@ class Extrema(wiring.Component):
             queue = m.submodules[f"queue_{index}"] = SyncFIFOBuffered(width=layout.size, depth=self.depth)
             queues.append(queue)
         free = [queue.level < self.depth - self.on_the_way if self.on_the_way else queue.w_rdy for queue in queues]
-        m.d.comb += self.o_free.eq(Cat(free).all())
+        m.d["sync" if self.deep else "comb"] += self.o_free.eq(Cat(free).all())
 
         # deal
         turn = Signal(range(blocks))
