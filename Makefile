@@ -9,6 +9,7 @@ CONFIG ?= configs/default.toml
 INPUT ?= data/digits/activation.npy
 ARGS ?=
 NAME := $(basename $(notdir $(CONFIG)))
+COMPARE := $(firstword $(wildcard build/compare/compare.json docs/compare/compare.json))
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -19,7 +20,7 @@ TORCH_READY := build/venv-torch/.ready
 .DEFAULT_GOAL := report
 
 report: $(READY)
-	$(BIN)/lightnorm report --config $(CONFIG) --out build/$(NAME) $(ARGS)
+	$(BIN)/lightnorm report --config $(CONFIG) --out build/$(NAME) $(addprefix --compare ,$(COMPARE)) $(ARGS)
 
 generate synth: $(READY)
 	$(BIN)/lightnorm $@ --config $(CONFIG) --out build/$(NAME) $(ARGS)
