@@ -183,43 +183,42 @@ class Reduce(wiring.Component):
             m, summaries, joined(chunk_end, "chunk_end"), joined(records, "records"), joined(last, "last"), normalized
         )
 
-        # the totals, each in its cycle
-        when = [(go, last)]  # cycles later: there is a beat, it is its channel's last
+        # the totals, each in its cycle; what does not count moves no register of them
+        when = [(go, go & records, last)]  # cycles later: there is a beat, a gradient; it is its channel's last
 
         def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int, *, behind: int) -> None:
             """`behind`: the cycle in which the addends are there."""
             shape, _ = self.statistics[name]
-            cycle = statistic_cycles(self.deep)[name]
+            cycle, of_gradients = statistic_cycles(self.deep)[name], name in ("grad_total", "product_total")
             while len(when) <= cycle:
-                later = Signal(name=f"go_{len(when)}"), Signal(name=f"last_{len(when)}", reset_less=True)
+                later = tuple(Signal(name=f"{kind}_{len(when)}") for kind in ("go", "go_backward", "last"))
                 m.d.sync += [register.eq(value) for register, value in zip(later, when[-1], strict=True)]
                 when.append(later)
-            valid, closing = when[cycle]
+            counts = [of_cycle[of_gradients] for of_cycle in when]
             rows = []
             if name == "range_total":
                 rows = ranges  # the scan has delayed them
             for index, (value, exponent) in enumerate(addends):
                 for delay in range(behind, cycle - 2 * self.deep):
-                    rank = Rank(m, f"delay_{delay}", Const(1))
+                    rank = Rank(m, f"delay_{delay}", counts[delay])
                     value = rank.keep(value, f"{name}_sum_{index}")
                     exponent = rank.keep(exponent, f"{name}_exp_{index}")
-                rank = Rank(m, "fine", Const(1), built=self.deep)
-                masked = Signal(value.shape(), name=f"{name}_masked_{index}")
-                counts = when[cycle - 2 * self.deep][0]
-                m.d.comb += masked.eq(value & counts.replicate(len(value)))
+                fine, coarse = (
+                    Rank(m, rank, counts[place], built=self.deep)
+                    for rank, place in (("fine", cycle - 2 * self.deep), ("coarse", cycle - self.deep))
+                )
                 width = len(value) + largest_exponent
-                shifted = cut_shift_left(m, masked, exponent, width, rank, name=f"{name}_shift_{index}")
-                rows.append(Rank(m, "coarse", Const(1), built=self.deep).keep(shifted, f"{name}_shifted_{index}"))
+                shifted = cut_shift_left(m, value, exponent, width, fine, name=f"{name}_shift_{index}")
+                rows.append(coarse.keep(shifted, f"{name}_shifted_{index}"))
             fresh = Signal(init=1, name=f"{name}_fresh")  # the next beat is a channel's first
             accumulator = Signal(shape, name=f"{name}_register", reset_less=True)
             before = Signal(shape, name=f"{name}_before")
             m.d.comb += [
-                before.eq(accumulator & ~(fresh & valid).replicate(shape.width)),
+                before.eq(accumulator & ~fresh.replicate(shape.width)),
                 getattr(self, f"o_{name}").eq(accumulator),
             ]
-            m.d.sync += accumulator.eq(sum(rows, before))
-            with m.If(valid):
-                m.d.sync += fresh.eq(closing)
+            with m.If(counts[cycle]):
+                m.d.sync += [accumulator.eq(sum(rows, before)), fresh.eq(when[cycle][2])]
 
         total("total", sums, fmt.max_shared_exp, behind=int(self.deep))
         total("range_total", [], 0, behind=0)
