@@ -109,8 +109,8 @@ class Extrema(wiring.Component):
             gone, passed = Signal(name=f"gone_{index}"), []
             heads = Skid(m, f"head_{index}", queue.r_rdy, advance=gone, built=self.deep)
             head: Any = heads.keep(offered, "record")
-            both = heads.keep(offered.max == offered.min, "both")
-            m.d.comb += queue.r_en.eq(heads.ready)
+            both = Signal(name=f"both_{index}")
+            m.d.comb += [both.eq(head.max == head.min), queue.r_en.eq(heads.ready)]
             current = heads.valid & self.i_backward & (head.odd == odd)
             for kind in ("max", "min"):
                 place = head[kind]
