@@ -42,9 +42,12 @@ def below(m: Module, place: Value, width: int, *, name: str) -> Signal:
 
 
 def within(m: Module, place: Value, lowest: int, highest: int, *, name: str) -> Signal:
-    """`place` (signed) between two ends, counted from `lowest`."""
+    """`place` between two ends, counted from `lowest`."""
     amount = Signal(range(highest - lowest + 1), name=name)
-    m.d.comb += amount.eq(Mux(place < lowest, 0, Mux(place > highest, highest - lowest, place - lowest)))
+    inside = Mux(place > highest, highest - lowest, place - lowest if lowest else place)
+    if lowest or place.shape().signed:  # an unsigned place is never below 0, and linters say so
+        inside = Mux(place < lowest, 0, inside)
+    m.d.comb += amount.eq(inside)
     return amount
 
 
