@@ -279,7 +279,7 @@ class Coefficients(wiring.Component):
                                 else:
                                     self._select(operation, slot.registers, sources, registers, select_a, select_b)
         fetched = Rank(m, "fetched", running, advance=fetch, built=self.deep)
-        fetched_last = last
+        fetched_last, fetched_emit, fetched_needs = last, emit, needs_parameter
         last, pop, emit, needs_parameter, divide_start, divide_step, write, to_scale = (
             fetched.keep(value, name)
             for name, value in (
@@ -357,11 +357,11 @@ class Coefficients(wiring.Component):
                 m.d.sync += register.eq(rounder.o)
 
         # sequence and streams
-        result_free = Signal()
+        result_free, clear = Signal(), Signal()  # clear: the slot that acts needs to wait for no stream
         m.d.comb += [
             result_free.eq(~self.o_results.valid | self.o_results.ready),
             executing.eq(fetched.valid),
-            advance.eq(executing & ~(needs_parameter & ~parameter_valid) & ~(emit & ~result_free)),
+            advance.eq(executing & clear),
             fetch.eq(advance | ~executing if self.deep else advance),
             rests.eq(~running & ~executing),
             # `deep` cuts the way from apply to the entry here
@@ -398,6 +398,12 @@ class Coefficients(wiring.Component):
         ]
         with m.If(parameter_free):
             m.d.sync += parameter_valid.eq(word.valid)
+        if self.deep:  # known a cycle before, as all of the unit waits for it; a result word must then have left
+            slot_needs, slot_emits = Mux(fetch, fetched_needs, needs_parameter), Mux(fetch, fetched_emit, emit)
+            parameter_next, result_next = Mux(parameter_free, word.valid, 1), Mux(result_free, emit & advance, 1)
+            m.d.sync += clear.eq((parameter_next | ~slot_needs) & ~(result_next & slot_emits))
+        else:
+            m.d.comb += clear.eq((parameter_valid | ~needs_parameter) & (result_free | ~emit))
         with m.If(take):
             m.d.sync += parameter.eq(loaded.o)
         result = Signal(wide_layout(fmt), reset_less=True)
