@@ -110,12 +110,14 @@ class Core(wiring.Component):
         pack = m.submodules.pack = Pack(sums=self.sums, lanes=lanes, deep=config.deep)
 
         # where the next beat belongs
-        infer, backward = Signal(), Signal()
+        starts_infer, infer, backward = Signal(), Signal(), Signal()
+        described = Rank(m, "described", Const(1), built=config.deep)  # the run becomes active in the cycle behind
         active, input_done = Signal(), Signal()
         two_pass, to_reduce, to_apply = Signal(), Signal(), Signal()
         m.d.comb += [
-            infer.eq(self.i_mode == MODES["infer"] if "infer" in self.passes else 0),
-            backward.eq(self.i_mode == MODES["backward"] if self.backward else 0),
+            starts_infer.eq(self.i_mode == MODES["infer"] if "infer" in self.passes else 0),
+            infer.eq(described.keep(starts_infer, "infer")),
+            backward.eq(described.keep(self.i_mode == MODES["backward"], "backward") if self.backward else 0),
             position.i_elements.eq(self.i_elements),
             position.i_channels.eq(self.i_channels),
             position.i_two_pass.eq(two_pass),
@@ -123,10 +125,9 @@ class Core(wiring.Component):
         ]
         if self.reduces:
             long = self.i_elements > config.buffer_beats * lanes
-            described = Rank(m, "described", Const(1), built=config.deep)  # the run becomes active in the cycle behind
             m.d.comb += [
-                self.o_two_pass.eq(~infer & long),
-                two_pass.eq(~infer & described.keep(long, "long")),
+                self.o_two_pass.eq(~starts_infer & long),
+                two_pass.eq(described.keep(self.o_two_pass, "two_pass")),
                 to_reduce.eq(~infer & ~position.o_second_pass),
                 to_apply.eq(infer | ~two_pass | position.o_second_pass),
                 position.i_chunk_blocks.eq(self.i_chunk_blocks),
@@ -197,7 +198,7 @@ class Core(wiring.Component):
         # what the coefficients begin with: in inference a channel that is coming, else a channel whose end is there
         with m.If(coefficients.o_begin):
             m.d.sync += waiting.eq(0)
-        with m.If(infer & (start | (enter & position.o_first & ~position.o_last_channel))):
+        with m.If((starts_infer & start) | (infer & enter & position.o_first & ~position.o_last_channel)):
             m.d.sync += waiting.eq(1)
         m.d.comb += coefficients.i_request.eq(waiting)
         if self.reduces:

@@ -60,10 +60,11 @@ class Position(wiring.Component):
         m = Module()
         first = Signal(init=1)
         channels = Signal(CHANNEL_BITS, reset_less=True)  # from this one on
+        last_channel = Signal(reset_less=True)
         channel_done = Signal()
         m.d.comb += [
             self.o_first.eq(first),
-            self.o_last_channel.eq(channels == 1),
+            self.o_last_channel.eq(last_channel if self.ahead else channels == 1),
             channel_done.eq(self.o_last & (self.o_second_pass | ~self.i_two_pass)),
         ]
         with m.If(self.i_accept):
@@ -71,9 +72,9 @@ class Position(wiring.Component):
             with m.If(self.o_last):
                 m.d.sync += self.o_second_pass.eq(self.i_two_pass & ~self.o_second_pass)
             with m.If(channel_done):
-                m.d.sync += channels.eq(channels - 1)
+                m.d.sync += [channels.eq(channels - 1), last_channel.eq(channels == 2)]
         with m.If(self.i_restart):
-            m.d.sync += channels.eq(self.i_channels)
+            m.d.sync += [channels.eq(self.i_channels), last_channel.eq(self.i_channels == 1)]
         begin = Signal()  # a channel begins with the next beat, in either pass
         m.d.comb += begin.eq(self.i_restart | (self.i_accept & self.o_last))
         if self.ahead:
