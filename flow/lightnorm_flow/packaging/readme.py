@@ -169,10 +169,11 @@ def _size(resources: Mapping[str, Any]) -> list[str]:
     """The table of what Yosys found."""
     unit = resources["stage_unit"]
     stages = sorted(resources["stages"].items(), key=lambda item: -item[1])
-    skipped = {"target", "tool", "top", "lanes", "stage_unit", "stages", "modules", "memories"}
+    skipped = {"target", "tool", "top", "lanes", "stage_unit", "stages", "modules", "memories", "critical_path"}
+    facts = [(key, value) for key, value in resources.items() if key not in skipped]
     return [
         *_prose(f"On {resources['target']}, {resources['tool']}, before placement; memories are `buffer_bits`."),
-        *_table(("", ""), ((key, f"{value:,}") for key, value in resources.items() if key not in skipped)),
+        *_table(("", ""), ((key, value if isinstance(value, str) else f"{value:,}") for key, value in facts)),
         "",
         *_table(("part", unit), ((part, f"{value:,}") for part, value in stages)),
         "",

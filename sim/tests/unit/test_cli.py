@@ -13,6 +13,7 @@ import lightnorm.yosys
 import lightnorm_flow.cli
 from lightnorm.config import Config
 from lightnorm_flow.cli import app
+from lightnorm_flow.packaging.readme import _size
 from lightnorm_flow.simulate import Outcome
 
 CONFIG = """\
@@ -400,13 +401,16 @@ def test_mismatch_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 def test_synth_prints_clock_and_tool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     (place.folder / "cells.lib").write_text("")
     found = {"top": "lightnorm", "target": "cells.lib", "tool": "yosys", "ffs": 1234, "fmax_mhz": 251.5,
-             "clock_tool": "OpenSTA", "stage_unit": "ffs", "stages": {"apply": 1234}}  # fmt: skip
+             "clock_tool": "OpenSTA", "critical_path": [{"pin": "x"}], "stage_unit": "ffs", "stages": {"apply": 1234}}  # fmt: skip
     monkeypatch.setattr(lightnorm_flow.cli, "synthesize", lambda *_, **__: found)
-    arguments = ("--config", "{}/c.toml", "--out", "{}/out", "--unit", "apply", "--target", "{}/cells.lib")
+    written: list[Any] = []
+    monkeypatch.setattr(lightnorm_flow.cli, "write_readme", lambda *given: written.extend(_size(given[-1])))
+    arguments = ("--config", "{}/c.toml", "--out", "{}/out", "--target", "{}/cells.lib")
     status, out, err = place.run("synth", *arguments, "--clock-ns", "4")
     printed = " ".join(out.split())
     assert status == 0, err
     assert "ffs 1,234" in printed and "fmax_mhz 251.500" in printed and "clock_tool OpenSTA" in printed
+    assert "| clock_tool | OpenSTA |" in written and "| ffs | 1,234 |" in written
 
 
 @pytest.mark.usefixtures("quick_generate")
