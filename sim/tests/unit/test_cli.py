@@ -400,8 +400,9 @@ def test_mismatch_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("quick_generate")
 def test_synth_prints_clock_and_tool(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     (place.folder / "cells.lib").write_text("")
-    found = {"top": "lightnorm", "target": "cells.lib", "tool": "yosys", "ffs": 1234, "fmax_mhz": 251.5,
-             "clock_tool": "OpenSTA", "critical_path": [{"pin": "x"}], "stage_unit": "ffs", "stages": {"apply": 1234}}  # fmt: skip
+    found = {"top": "lightnorm", "target": "cells.lib", "tool": "yosys", "ffs": 1234,
+             "fmax_mhz": 251.5, "clock_tool": "OpenSTA", "critical_path": [{"pin": "x"}],
+             "stage_unit": "ffs", "stages": {"apply": 1234}}  # fmt: skip
     monkeypatch.setattr(lightnorm_flow.cli, "synthesize", lambda *_, **__: found)
     written: list[Any] = []
     monkeypatch.setattr(lightnorm_flow.cli, "write_readme", lambda *given: written.extend(_size(given[-1])))
