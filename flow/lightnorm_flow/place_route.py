@@ -42,7 +42,7 @@ class Part:
 PARTS = {
     "ecp5": Part(
         name="LFE5U-85F-6BG381",
-        synthesis="synth_ecp5",
+        synthesis="synth_ecp5 -nowidelut",  # one function of many inputs cannot be spread; without, clocks are faster
         nextpnr="nextpnr-ecp5",
         options=("--85k", "--package", "CABGA381", "--speed", "6"),
         design="--textcfg",

@@ -213,6 +213,8 @@ class Core(wiring.Component):
                 busy.eq(reduce.o_occupied),
                 coefficients.i_request.eq(waiting | reduce.o_request),
             ]
+            if config.deep:
+                m.d.comb += reduce.i_offered.eq(entered.valid & to_reduce)
             m.d.comb += [
                 getattr(coefficients, f"i_{name}").eq(getattr(reduce, f"o_{name}")) for name in coefficients.statistics
             ]

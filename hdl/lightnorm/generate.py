@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,8 +51,11 @@ setattr -unset init w:*
 techmap -map widen.v
 opt_clean -purge
 delete w:* s:0 %i
-write_verilog -norename -noattr design.v
+write_verilog -norename design.v
 """
+
+# Only what a memory says of itself is for the reader of the Verilog.
+ATTRIBUTES = re.compile(r'^ *\(\* (?!no_rw_check).* \*\)\n|\(\* src = "[^"]*" \*\) ', re.MULTILINE)
 
 WIDEN = """\
 (* techmap_celltype = "$add $sub $mul $divfloor $lt $le $gt $ge $eq $ne" *)
@@ -157,7 +161,8 @@ def verilog_of(component: wiring.Component, name: str, log: Path) -> str:
         (work / "widen.v").write_text(WIDEN, encoding="utf-8")
         run_yosys(SCRIPT, log=log, cwd=work)
         verilog = (work / "design.v").read_text(encoding="utf-8")
-    return _with_defaults(verilog.split("\n", 1)[1].lstrip("\n"))  # the first line names Yosys and its build
+    verilog = ATTRIBUTES.sub("", verilog.split("\n", 1)[1])  # the first line names Yosys and its build
+    return _with_defaults(verilog.lstrip("\n"))
 
 
 def _bus_files(component: LightNorm, name: str, ports: dict[str, dict[str, Any]]) -> dict[str, str]:

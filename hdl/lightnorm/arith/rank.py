@@ -15,19 +15,27 @@ T = TypeVar("T", Value, data.View)
 class Rank:
     """Registers between two parts of a pipeline: `keep` takes a value across, `valid` is that of what lies behind.
 
-    They load what is `valid` when everything may `advance`. A rank that is not `built` is wires: a pipeline names all
-    its cuts, and the configuration's `pipeline` says which of them are there.
+    They load what is `valid` when everything may `advance`; or by `loads`, which is true at least then, where that is
+    known earlier. A rank that is not `built` is wires: a pipeline names all its cuts, and the configuration's
+    `pipeline` says which of them are there.
     """
 
     def __init__(
-        self, m: Module, name: str, valid: Value, *, advance: Value | None = None, built: bool = True
+        self,
+        m: Module,
+        name: str,
+        valid: Value,
+        *,
+        advance: Value | None = None,
+        loads: Value | None = None,
+        built: bool = True,
     ) -> None:
         self._module, self._name, self._built = m, name, built
         advance = Const(1) if advance is None else advance
         self.valid = Signal(name=f"{name}_valid")
         self._load = Signal(name=f"{name}_load")
         if built:
-            m.d.comb += self._load.eq(valid & advance)
+            m.d.comb += self._load.eq(valid & advance if loads is None else loads)
             with m.If(advance):
                 m.d.sync += self.valid.eq(valid)
         else:
@@ -63,8 +71,8 @@ class Skid:
         m.d.comb += [
             free.eq(advance | ~self.valid),
             self.ready.eq(~self._spare),
-            self._load.eq(free & (valid | self._spare)),
-            self._save.eq(valid & ~self._spare),
+            self._load.eq(free),
+            self._save.eq(~self._spare),
         ]
         with m.If(free):
             m.d.sync += [self.valid.eq(valid | self._spare), self._spare.eq(0)]

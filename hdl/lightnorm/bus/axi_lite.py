@@ -44,7 +44,7 @@ class AxiLiteTarget(wiring.Component):
     """Turns AXI4-Lite into single writes and reads of words.
 
     A write is done when address and data are both there; a write and a read may be under way at once. A write answers
-    two cycles after both are there, a read two cycles after its address; no output depends on an input in the same
+    two cycles after both are there, a read three cycles after its address; no output depends on an input in the same
     cycle. Unaligned addresses, and writes with WSTRB other than 1111, answer SLVERR and go no further.
 
     Ports
@@ -52,7 +52,7 @@ class AxiLiteTarget(wiring.Component):
     s_* : the bus.
     o_write, o_write_address, o_write_data, i_write_error : a write, and its answer in the same cycle. Addresses are
         numbers of words.
-    o_read, o_read_address, i_read_data, i_read_error : a read, and its answer in the cycle after; the address holds.
+    o_read, o_read_address, i_read_data, i_read_error : a read, and its answer two cycles later; the address holds.
     """
 
     def __init__(self, address_bits: int) -> None:
@@ -90,14 +90,14 @@ class AxiLiteTarget(wiring.Component):
         with m.Elif(self.s_bready):
             m.d.sync += self.s_bvalid.eq(0)
 
-        answer, bad_read = Signal(), Signal()
+        reading, answer, bad_read = Signal(), Signal(), Signal()
         m.d.comb += [
             self.s_arready.eq(answer),
-            self.o_read.eq(self.s_arvalid & ~answer & ~self.s_rvalid),
+            self.o_read.eq(self.s_arvalid & ~reading & ~answer & ~self.s_rvalid),
             self.o_read_address.eq(self.s_araddr[2:]),
             bad_read.eq(self.s_araddr[:2].any() | self.i_read_error),
         ]
-        m.d.sync += answer.eq(self.o_read)
+        m.d.sync += [reading.eq(self.o_read), answer.eq(reading)]
         with m.If(answer):
             m.d.sync += [
                 self.s_rvalid.eq(1),

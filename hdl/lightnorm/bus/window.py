@@ -24,7 +24,7 @@ class Window(wiring.Component):
     i_run : a run is in progress. i_mode, i_channels : of the run, held.
     i_start : a run begins.
     i_write, i_write_address, i_write_data : from the bus.
-    i_read, i_read_address, o_read_data : for the bus, in the next cycle.
+    i_read, i_read_address, o_read_data : for the bus, two cycles later: a block RAM's output comes late in a cycle.
     o_parameters : the run's parameter words, one per cycle. i_results : its result words, always taken.
     """
 
@@ -82,9 +82,11 @@ class Window(wiring.Component):
         m.d.comb += [
             read.en.eq(fetch | (self.i_read & ~self.i_run)),
             read.addr.eq(Mux(self.i_run, Cat(slot, 0, channel), self.i_read_address)),
-            self.o_read_data.eq(read.data),
             self.o_parameters.payload.eq(read.data),
         ]
+
+        with m.If(~self.i_run):
+            m.d.sync += self.o_read_data.eq(read.data)
 
         # results
         count = Signal(2)

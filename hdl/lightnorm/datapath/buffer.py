@@ -90,8 +90,10 @@ class Buffer(wiring.Component):
             return m
 
         slots = max(self.beats, 2)
-        heads = m.submodules.heads = memory.Memory(shape=self.head, depth=slots, init=[])
-        lanes = m.submodules.elements = memory.Memory(shape=self.lanes, depth=slots, init=[])
+        # no slot is read in the cycle that writes it; told so, Yosys adds no logic for that
+        attributes = {"no_rw_check": 1}
+        heads = m.submodules.heads = memory.Memory(shape=self.head, depth=slots, init=[], attrs=attributes)
+        lanes = m.submodules.elements = memory.Memory(shape=self.lanes, depth=slots, init=[], attrs=attributes)
         write_head, read_head = heads.write_port(), heads.read_port(domain="sync")
         write_lanes, read_lanes = lanes.write_port(), lanes.read_port(domain="sync")
 

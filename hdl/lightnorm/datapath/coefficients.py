@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -200,12 +201,12 @@ class Coefficients(wiring.Component):
                 scale_is_short=short,
                 pinned=self.pinned,
                 latency=_latency(deep),
-                # a slot acts a cycle after it was fetched
-                statistics={statistic: cycle - deep for statistic, cycle in statistic_cycles(deep).items()},
+                # a slot acts two cycles after its step
+                statistics={statistic: cycle - 2 * deep for statistic, cycle in statistic_cycles(deep).items()},
             )
             for name in passes
         }
-        self.latency = {name: len(program.slots) + 1 + deep for name, program in self.programs.items()}
+        self.latency = {name: len(program.slots) + 1 + 2 * deep for name, program in self.programs.items()}
         shapes = statistics_shapes(spec)
         super().__init__(
             {f"i_{name}": In(shapes[name][0]) for name in self.statistics}
@@ -232,69 +233,43 @@ class Coefficients(wiring.Component):
         parameter = Signal(wide_layout(fmt), reset_less=True)
         parameter_valid = Signal()
 
-        # the micro-program's controls; `deep` fetches them a cycle before they act
+        # the micro-program's controls; `deep` looks a step up in every program, then fetches the one that plays
         slot_count = max(len(program.slots) for program in self.programs.values())
         step = Signal(range(slot_count))
-        running, done, advance, last = Signal(), Signal(), Signal(), Signal()
+        running, done, advance, ends = Signal(), Signal(), Signal(), Signal()
         executing, fetch, rests = Signal(), Signal(), Signal()
-        needs_parameter, pop, emit = Signal(), Signal(), Signal()
         mode = Signal(2, reset_less=True)
-        kind, negate_b, first_half, second_half = Signal(Kind), Signal(), Signal(), Signal()
-        divide_start, divide_step, to_scale = Signal(), Signal(), Signal()
-        write = Signal(len(registers))
-        select_a, select_b = _Selector(m, "a", fmt), _Selector(m, "b", fmt)
-        select_total = Signal(range(max(len(self.statistics), 2)))
+        select_a, select_b = _Selector("a", fmt), _Selector("b", fmt)
         sources: dict[str, Value] = {ZERO: Const(0, wide_layout(fmt).size)}
         for name in self.constants:
             sources[name] = getattr(self, f"i_{name}")[23 - fmt.man_bits :]
         for names in PARAMETERS.values():
             sources |= {name: parameter.as_value() for name in names}
+        controls = data.StructLayout(
+            dict.fromkeys(("last", "pop", "emit", "needs_parameter", "divide_start", "divide_step", "to_scale"), 1)
+            | dict.fromkeys(("first_half", "second_half", "negate_b"), 1)
+            | {"kind": Kind, "write": len(registers), "select_a": 5, "select_b": 5}
+            | {"select_total": range(max(len(self.statistics), 2))}
+        )
+        looked_up = Rank(m, "looked_up", running, advance=fetch, built=self.deep)
+        slots: dict[str, Any] = {}
+        for name, program in self.programs.items():
+            slot: Any = Signal(controls, name=f"slot_{name}")
+            with m.Switch(step):
+                for index in range(len(program.slots)):
+                    with m.Case(index):
+                        values = self._controls(name, index, sources, registers, select_a, select_b)
+                        m.d.comb += [slot[field].eq(value) for field, value in values.items() if value]
+            slots[name] = looked_up.keep(slot, f"slot_{name}")
+        following: Any = Signal(controls, name="following")
         with m.Switch(mode):
-            for name, program in self.programs.items():
-                with m.Case(MODES[name]), m.Switch(step):
-                    for index, slot in enumerate(program.slots):
-                        with m.Case(index):
-                            m.d.comb += [
-                                last.eq(index == len(program.slots) - 1),
-                                pop.eq(slot.pop_parameter),
-                                emit.eq(slot.emit),
-                                divide_start.eq(slot.divide_start),
-                                divide_step.eq(slot.divide_step),
-                            ]
-                            if slot.write:
-                                m.d.comb += write.eq(1 << slot.registers[slot.write.result])
-                            if decided := program.slots[min(index + self.deep, len(program.slots) - 1)].write:
-                                m.d.comb += to_scale.eq(decided.kind is Kind.MULTIPLY_SCALE)
-                            if slot.operation:
-                                operation = slot.operation
-                                m.d.comb += [
-                                    kind.eq(operation.kind),
-                                    first_half.eq(slot.first_half),
-                                    second_half.eq(slot.second_half),
-                                    negate_b.eq(operation.negate_b),
-                                    needs_parameter.eq(any(word in PARAMETERS[name] for word in operation.operands)),
-                                ]
-                                if operation.kind is Kind.TOTAL:
-                                    m.d.comb += select_total.eq(self.statistics.index(operation.a))
-                                else:
-                                    self._select(operation, slot.registers, sources, registers, select_a, select_b)
-        fetched = Rank(m, "fetched", running, advance=fetch, built=self.deep)
-        fetched_last, fetched_emit, fetched_needs = last, emit, needs_parameter
-        last, pop, emit, needs_parameter, divide_start, divide_step, write, to_scale = (
-            fetched.keep(value, name)
-            for name, value in (
-                ("last", last), ("pop", pop), ("emit", emit), ("needs_parameter", needs_parameter),
-                ("divide_start", divide_start), ("divide_step", divide_step), ("write", write), ("to_scale", to_scale),
-            )
-        )  # fmt: skip
-        kind, first_half, second_half, negate_b, select_total = (
-            fetched.keep(value, name)
-            for name, value in (
-                ("kind", kind), ("first_half", first_half), ("second_half", second_half), ("negate_b", negate_b),
-                ("select_total", select_total),
-            )
-        )  # fmt: skip
-        operand_a, operand_b = select_a.finish(fetched), select_b.finish(fetched)
+            for name, slot in slots.items():
+                with m.Case(MODES[name]):
+                    m.d.comb += [following.eq(slot), ends.eq(step == len(self.programs[name].slots) - 1)]
+        fetched = Rank(m, "fetched", looked_up.valid, advance=fetch, built=self.deep)
+        acting: Any = fetched.keep(following, "slot")
+        kind, first_half, second_half, negate_b = acting.kind, acting.first_half, acting.second_half, acting.negate_b
+        operand_a, operand_b = select_a.choose(m, acting.select_a), select_b.choose(m, acting.select_b)
 
         # operands
         order = m.submodules.order = Order(fmt=fmt)
@@ -310,8 +285,8 @@ class Coefficients(wiring.Component):
             order.i_negate_b.eq(selected.keep(negate_b, "negate_b")),
             order.i_keep.eq(kind != Kind.ADD),
             reciprocal.i_divisor.eq(registers[self.pinned["spread"]]),
-            reciprocal.i_start.eq(divide_start & advance),
-            reciprocal.i_step.eq(divide_step & advance),
+            reciprocal.i_start.eq(acting.divide_start & advance),
+            reciprocal.i_step.eq(acting.divide_step & advance),
         ]
         rank = Rank(m, "operands", Const(1), advance=advance, built=self.deep)
         a, b = rank.keep(order.o_large, "a"), rank.keep(order.o_small, "b")
@@ -330,30 +305,30 @@ class Coefficients(wiring.Component):
         rank = Rank(m, "partial", Const(1), advance=advance, built=self.deep)
         product = self._multiply(m, a, b, factor, first_half, second_half, unrounded, rank)
         kind, b_exists = rank.keep(kind, "kind"), rank.keep(b.exponent.any(), "b_exists")
-        following = Signal(unrounded_layout(fmt))
+        result = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
             with m.Case(Kind.MULTIPLY, Kind.MULTIPLY_SCALE):
-                m.d.comb += following.eq(product)
+                m.d.comb += result.eq(product)
             with m.Case(Kind.RECIPROCAL):
-                m.d.comb += following.eq(reciprocal.o)
+                m.d.comb += result.eq(reciprocal.o)
                 with m.If(~b_exists):
-                    m.d.comb += [following.magnitude.eq(0), following.sticky.eq(0)]
+                    m.d.comb += [result.magnitude.eq(0), result.sticky.eq(0)]
             if self.statistics:
                 total = m.submodules.total = TotalSelect(spec=self.spec, names=self.statistics, deep=self.deep)
                 m.d.comb += [getattr(total, f"i_{name}").eq(getattr(self, f"i_{name}")) for name in self.statistics]
-                m.d.comb += [total.i_select.eq(select_total), total.i_advance.eq(advance)]
+                m.d.comb += [total.i_select.eq(acting.select_total), total.i_advance.eq(advance)]
                 with m.Case(Kind.TOTAL):
-                    m.d.comb += following.eq(total.o)
+                    m.d.comb += result.eq(total.o)
             with m.Default():
-                m.d.comb += following.eq(adder.o)
+                m.d.comb += result.eq(adder.o)
         with m.If(advance):
-            m.d.sync += unrounded.eq(following)
+            m.d.sync += unrounded.eq(result)
 
         # rounding
         rounder = m.submodules.rounder = Rounder(fmt=fmt, scale=self.spec.scale, deep=self.deep)
-        m.d.comb += [rounder.i.eq(unrounded), rounder.i_advance.eq(advance), rounder.i_scale.eq(to_scale)]
+        m.d.comb += [rounder.i.eq(unrounded), rounder.i_advance.eq(advance), rounder.i_scale.eq(acting.to_scale)]
         for index, register in enumerate(registers):
-            with m.If(write[index] & advance):
+            with m.If(acting.write[index] & advance):
                 m.d.sync += register.eq(rounder.o)
 
         # sequence and streams
@@ -363,7 +338,7 @@ class Coefficients(wiring.Component):
             executing.eq(fetched.valid),
             advance.eq(executing & clear),
             fetch.eq(advance | ~executing if self.deep else advance),
-            rests.eq(~running & ~executing),
+            rests.eq(~running & ~looked_up.valid & ~executing),
             # `deep` cuts the way from apply to the entry here
             self.o_begin.eq(rests & self.i_request & (~done | (0 if self.deep else self.o.ready))),
             self.o_idle.eq(rests & ~self.i_request),
@@ -379,9 +354,9 @@ class Coefficients(wiring.Component):
             m.d.sync += done.eq(0)
         with m.If(running & fetch):
             m.d.sync += step.eq(step + 1)
-            with m.If(fetched_last):
+            with m.If(ends):
                 m.d.sync += running.eq(0)
-        with m.If(advance & last):
+        with m.If(advance & acting.last):
             m.d.sync += done.eq(1)
         with m.If(self.o_begin):
             m.d.sync += [running.eq(1), step.eq(0), mode.eq(self.i_mode)]
@@ -391,7 +366,7 @@ class Coefficients(wiring.Component):
         word = Rank(m, "word", self.i_parameters.valid, advance=self.i_parameters.ready, built=self.deep)
         m.d.comb += [
             loaded.i.eq(word.keep(self.i_parameters.payload, "word")),
-            parameter_free.eq(~parameter_valid | (pop & advance)),
+            parameter_free.eq(~parameter_valid | (acting.pop & advance)),
             self.i_parameters.ready.eq(parameter_free | (~word.valid if self.deep else 0)),
             take.eq(word.valid & parameter_free),
             self.o_nonfinite.eq(take & ~loaded.o_finite),
@@ -399,37 +374,64 @@ class Coefficients(wiring.Component):
         with m.If(parameter_free):
             m.d.sync += parameter_valid.eq(word.valid)
         if self.deep:  # known a cycle before, as all of the unit waits for it; a result word must then have left
-            slot_needs, slot_emits = Mux(fetch, fetched_needs, needs_parameter), Mux(fetch, fetched_emit, emit)
-            parameter_next, result_next = Mux(parameter_free, word.valid, 1), Mux(result_free, emit & advance, 1)
-            m.d.sync += clear.eq((parameter_next | ~slot_needs) & ~(result_next & slot_emits))
+            needs = Mux(fetch, following.needs_parameter, acting.needs_parameter)
+            emits = Mux(fetch, following.emit, acting.emit)
+            parameter_next, result_next = Mux(parameter_free, word.valid, 1), Mux(result_free, acting.emit & advance, 1)
+            m.d.sync += clear.eq((parameter_next | ~needs) & ~(result_next & emits))
         else:
-            m.d.comb += clear.eq((parameter_valid | ~needs_parameter) & (result_free | ~emit))
+            m.d.comb += clear.eq((parameter_valid | ~acting.needs_parameter) & (result_free | ~acting.emit))
         with m.If(take):
             m.d.sync += parameter.eq(loaded.o)
-        result = Signal(wide_layout(fmt), reset_less=True)
-        m.d.comb += self.o_results.payload.eq(result.as_value() << (23 - fmt.man_bits))
+        result_word = Signal(wide_layout(fmt), reset_less=True)
+        m.d.comb += self.o_results.payload.eq(result_word.as_value() << (23 - fmt.man_bits))
         with m.If(result_free):
-            m.d.sync += self.o_results.valid.eq(emit & advance)
-        with m.If(emit & advance):
-            m.d.sync += result.eq(rounder.o)
+            m.d.sync += self.o_results.valid.eq(acting.emit & advance)
+        with m.If(acting.emit & advance):
+            m.d.sync += result_word.eq(rounder.o)
         return m
 
-    def _select(
+    def _controls(
         self,
-        operation: Operation,
-        allocated: dict[str, int],
+        name: str,
+        index: int,
         sources: dict[str, Value],
         registers: list[Signal],
         select_a: _Selector,
         select_b: _Selector,
-    ) -> None:
-        for selector, operand in ((select_a, operation.a), (select_b, operation.b)):
-            key, value = (
-                (f"register_{allocated[operand]}", registers[allocated[operand]].as_value())
-                if operand in allocated
-                else ("parameter" if operand in sum(PARAMETERS.values(), ()) else operand, sources[operand])
-            )
-            selector.choose(key, value)
+    ) -> dict[str, Any]:
+        """What a slot of the program asks for."""
+        program = self.programs[name]
+        slot = program.slots[index]
+        values: dict[str, Any] = {
+            "last": index == len(program.slots) - 1,
+            "pop": slot.pop_parameter,
+            "emit": slot.emit,
+            "divide_start": slot.divide_start,
+            "divide_step": slot.divide_step,
+        }
+        if slot.write:
+            values["write"] = 1 << slot.registers[slot.write.result]
+        if decided := program.slots[min(index + self.deep, len(program.slots) - 1)].write:
+            values["to_scale"] = decided.kind is Kind.MULTIPLY_SCALE
+        if operation := slot.operation:
+            values |= {
+                "kind": operation.kind,
+                "first_half": slot.first_half,
+                "second_half": slot.second_half,
+                "negate_b": operation.negate_b,
+                "needs_parameter": any(word in PARAMETERS[name] for word in operation.operands),
+            }
+            if operation.kind is Kind.TOTAL:
+                values["select_total"] = self.statistics.index(operation.a)
+            else:
+                for selector, operand in ((select_a, operation.a), (select_b, operation.b)):
+                    key, source = (
+                        (f"register_{slot.registers[operand]}", registers[slot.registers[operand]].as_value())
+                        if operand in slot.registers
+                        else ("parameter" if operand in sum(PARAMETERS.values(), ()) else operand, sources[operand])
+                    )
+                    values[f"select_{selector.name}"] = selector.place(key, source)
+        return values
 
     def _factor(self, b: data.View[data.StructLayout], first_half: Value) -> Value:
         """The half of b's significand that a multiplication takes in this cycle."""
@@ -473,22 +475,20 @@ class Coefficients(wiring.Component):
 class _Selector:
     """An operand's multiplexer, grown by the slots that use it."""
 
-    def __init__(self, m: Module, name: str, fmt: WideFormat) -> None:
-        self._module, self._name, self._format = m, name, fmt
+    def __init__(self, name: str, fmt: WideFormat) -> None:
+        self.name, self._format = name, fmt
         self._sources: dict[str, Value] = {}
-        self._select = Signal(5, name=f"select_{name}")
 
-    def choose(self, key: str, source: Value) -> None:
-        """In the current condition the operand is `source`."""
+    def place(self, key: str, source: Value) -> int:
+        """What selects that source."""
         self._sources.setdefault(key, source)
-        self._module.d.comb += self._select.eq(list(self._sources).index(key))
+        return list(self._sources).index(key)
 
-    def finish(self, fetched: Rank) -> data.View[data.StructLayout]:
-        """The operand, chosen behind the rank."""
-        select = fetched.keep(self._select, f"select_{self._name}")
-        operand = Signal(wide_layout(self._format), name=f"operand_{self._name}")
-        with self._module.Switch(select):
+    def choose(self, m: Module, select: Value) -> data.View[data.StructLayout]:
+        """The operand."""
+        operand = Signal(wide_layout(self._format), name=f"operand_{self.name}")
+        with m.Switch(select):
             for index, source in enumerate(self._sources.values()):
-                with self._module.Case(index):
-                    self._module.d.comb += operand.eq(source)
+                with m.Case(index):
+                    m.d.comb += operand.eq(source)
         return operand

@@ -23,7 +23,7 @@ from .windows import Decision, Windows, below, window, within
 __all__ = ["Pack"]
 
 
-POWERS = 6
+POWERS = 3
 """In a deep pipeline, so many lanes say together whether one of them is an exact negative power of two."""
 
 

@@ -40,7 +40,7 @@ def statistic_cycles(deep: bool) -> dict[str, int]:
     One a cycle, as the one unit reads them. What a `deep` pipeline has first is read first, so that little is delayed.
     """
     if deep:
-        return {"total": 3, "grad_total": 4, "product_total": 5, "range_total": 7}
+        return {"total": 4, "grad_total": 5, "product_total": 6, "range_total": 8}
     return {"total": 0, "range_total": 1, "product_total": 2, "grad_total": 3}
 
 
@@ -95,10 +95,11 @@ class Reduce(wiring.Component):
     Ports
     -----
     i_valid, o_ready : a beat is transferred where both are high. i : activations, marked by `unpack`.
+    i_offered (`deep`): one may be valid, known earlier than whether one is.
     i_grad : the gradients of the same elements; `i_backward`: they count, and extrema are recorded.
     i_chunk_end, i_last : blocks that close a chunk, the channel's last beat.
     o_occupied : a beat waits in the first stage. o_request : it is a channel's last. i_begin : the program starts in
-    the next cycle.
+    the next cycle; `deep` the beat goes on in that cycle, else in this one.
     o_total, o_range_total, o_grad_total, o_product_total : in steps, see `statistics_shapes`.
     o_record, o_records : per block, whether it closes a chunk, and where that chunk's extrema are.
     i_records_free : a beat's records can be taken.
@@ -124,6 +125,8 @@ class Reduce(wiring.Component):
             "i_begin": In(1),
             **{f"o_{name}": Out(shape) for name, (shape, _) in self.statistics.items()},
         }
+        if deep:
+            ports["i_offered"] = In(1)
         if backward:
             ports |= {
                 "i_backward": In(1),
@@ -140,18 +143,23 @@ class Reduce(wiring.Component):
         blocks = self.lanes // fmt.block_size
 
         # 1: each block's maximum, minimum and sums
-        first = Rank(m, "first", self.i_valid, advance=self.o_ready)
+        offered = self.i_offered & self.o_ready if self.deep else None
+        first = Rank(m, "first", self.i_valid, advance=self.o_ready, loads=offered)
         last, chunk_end = first.keep(self.i_last, "last"), first.keep(self.i_chunk_end, "chunk_end")
         records = first.keep(self.i_backward, "records") if self.backward else Const(0)  # of chunks that close
-        free, go = Signal(), Signal()
+        free, go, leaves = Signal(), Signal(), Signal()  # leaves: the channel's last beat, which found room before
+        if self.deep:
+            m.d.sync += leaves.eq(self.i_begin)
+        else:
+            m.d.comb += leaves.eq(self.i_begin & free)
         m.d.comb += [
             free.eq(self.i_records_free | ~records if self.backward else 1),
             self.o_occupied.eq(first.valid),
             self.o_request.eq(first.valid & last & free),
-            go.eq(first.valid & free & (self.i_begin | ~last)),
+            go.eq(first.valid & (leaves | (free & ~last))),
             self.o_ready.eq(~first.valid | go),
         ]
-        second = Rank(m, "second", go, built=self.deep)
+        second = Rank(m, "second", go, loads=first.valid, built=self.deep)
         third = Rank(m, "third", second.valid, built=self.deep)
         fourth = Rank(m, "fourth", third.valid, built=self.deep)
         normalized = Rank(m, "normalized", fourth.valid, built=self.deep)
@@ -189,7 +197,8 @@ class Reduce(wiring.Component):
         def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int, *, behind: int) -> None:
             """`behind`: the cycle in which the addends are there."""
             shape, _ = self.statistics[name]
-            cycle, of_gradients = statistic_cycles(self.deep)[name], name in ("grad_total", "product_total")
+            cycle = statistic_cycles(self.deep)[name] - self.deep  # after `go`
+            of_gradients = name in ("grad_total", "product_total")
             while len(when) <= cycle:
                 later = tuple(Signal(name=f"{kind}_{len(when)}") for kind in ("go", "go_backward", "last"))
                 m.d.sync += [register.eq(value) for register, value in zip(later, when[-1], strict=True)]

@@ -75,15 +75,16 @@ class Position(wiring.Component):
                 m.d.sync += [channels.eq(channels - 1), last_channel.eq(channels == 2)]
         with m.If(self.i_restart):
             m.d.sync += [channels.eq(self.i_channels), last_channel.eq(self.i_channels == 1)]
-        begin = Signal()  # a channel begins with the next beat, in either pass
-        m.d.comb += begin.eq(self.i_restart | (self.i_accept & self.o_last))
+        # if any beat is next, a channel begins with it, in either pass
+        begin, moves = Signal(), Signal()
+        m.d.comb += [begin.eq(self.i_restart | self.o_last), moves.eq(self.i_restart | self.i_accept)]
         if self.ahead:
-            self._count_elements_ahead(m, begin)
+            self._count_elements_ahead(m, moves, begin)
         else:
             self._count_elements(m, first)
         if self.chunks:
             if self.ahead:
-                self._count_chunks_ahead(m, begin)
+                self._count_chunks_ahead(m, moves, begin)
             else:
                 self._count_chunks(m, first)
         return m
@@ -103,17 +104,17 @@ class Position(wiring.Component):
         with m.If(self.i_accept):
             m.d.sync += left.eq(remaining - self.lanes)
 
-    def _count_elements_ahead(self, m: Module, begin: Signal) -> None:
+    def _count_elements_ahead(self, m: Module, moves: Signal, begin: Signal) -> None:
         left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on
         last, lane_valid = Signal(reset_less=True), Signal(self.lanes, reset_less=True)
         m.d.comb += [self.o_last.eq(last), self.o_lane_valid.eq(lane_valid)]
-        with m.If(begin):
+        with m.If(moves & begin):
             m.d.sync += [
                 left.eq(self.i_elements),
                 last.eq(self.i_elements <= self.lanes),
                 lane_valid.eq(self._lanes_within(self.i_elements)),
             ]
-        with m.Elif(self.i_accept):
+        with m.Elif(moves):
             m.d.sync += [
                 left.eq(left - self.lanes),
                 last.eq(left <= 2 * self.lanes),
@@ -167,7 +168,7 @@ class Position(wiring.Component):
         with m.If(self.i_accept):
             m.d.sync += left.eq(Mux(any_boundary, self.i_chunk_blocks, current) - used)
 
-    def _count_chunks_ahead(self, m: Module, begin: Signal) -> None:
+    def _count_chunks_ahead(self, m: Module, moves: Signal, begin: Signal) -> None:
         """The same, the narrow copy in a register: of the wide counter only whether it is far enough above."""
         blocks = self.lanes // self.format.block_size
         beyond, far = blocks + 1, 2 * blocks + 1
@@ -184,9 +185,9 @@ class Position(wiring.Component):
             any_boundary.eq(used != blocks),
             rest.eq(Mux(any_boundary, chunk, Mux(left > far, far, left)) - used),
         ]
-        with m.If(begin):
+        with m.If(moves & begin):
             m.d.sync += [left.eq(self.i_chunk_blocks), narrow.eq(narrow_chunk)]
-        with m.Elif(self.i_accept):
+        with m.Elif(moves):
             m.d.sync += [
                 left.eq(Mux(any_boundary, self.i_chunk_blocks, left) - used),
                 narrow.eq(Mux(rest > blocks, beyond, rest)),
