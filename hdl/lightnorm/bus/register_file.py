@@ -22,7 +22,7 @@ class RegisterFile(wiring.Component):
     -----
     i_write, i_write_address, i_write_data, o_write_error : a write, and its answer in the same cycle; with an error it
         changes nothing. o_refused : the error is due to i_locked or i_refuse.
-    i_read_address, o_read_data, o_read_error : combinational.
+    i_read_address, o_read_data, o_read_error : in the next cycle.
     i_locked : locked registers can not be written. i_refuse_<command> : it can not be obeyed.
     o_<register>_<field> : read-write fields, sticky fields, and commands, which pulse.
     i_<register>_<field> : what read-only fields read; pulses that set a sticky field (setting wins over clearing).
@@ -55,7 +55,9 @@ class RegisterFile(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.comb += [self.o_write_error.eq(1), self.o_read_error.eq(1)]
+        known = Signal()  # the address that is read
+        m.d.comb += self.o_write_error.eq(1)
+        m.d.sync += self.o_read_error.eq(~known)
         read: Value = Const(0, 32)
         for register in self.map.registers:
             number = register.offset // WORD_BYTES
@@ -73,14 +75,14 @@ class RegisterFile(wiring.Component):
                 selected.eq(self.i_read_address == number),
             ]
             with m.If(selected):
-                m.d.comb += self.o_read_error.eq(0)
+                m.d.comb += known.eq(1)
             word = Signal(32, name=f"word_{register.name}")
             for field in register.fields:
                 m.d.comb += word[field.low : field.low + field.bits].eq(self._field(m, register, field, write))
             merged = Signal(32, name=f"merged_{register.name}")
             m.d.comb += merged.eq(read | Mux(selected, word, 0))
             read = merged
-        m.d.comb += self.o_read_data.eq(read)
+        m.d.sync += self.o_read_data.eq(read)
         return m
 
     def _field(self, m: Module, register: Register, field: Field, write: Signal) -> Value:

@@ -31,7 +31,7 @@ def _latency(deep: bool) -> int:
 
 
 def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
-    """The longest program of the default formats must not take longer than 32 beats, `deep` than 97."""
+    """The longest program of the default formats must not take longer than 32 beats, `deep` than 98."""
     if deep:
         return 1
     return 3 if "backward" in passes else 2
@@ -76,14 +76,16 @@ class TotalSelect(wiring.Component):
                     exponent = fmt.bias + self.shapes[name][1] + digit
                     m.d.comb += [chosen.eq(getattr(self, f"i_{name}")), base.eq(exponent)]
         digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
-        differs, nonzero = Signal(count), Signal(count)  # from the sign
+        nonzero, ones = Signal(count), Signal(count)
         m.d.comb += [
-            differs.eq(Cat((value ^ chosen[-1].replicate(digit)).any() for value in digits[1:]) << 1),
             nonzero.eq(Cat(value.any() for value in digits)),
+            ones.eq(Cat(value.all() for value in digits)),
         ]
         rank = Rank(m, "selected", Const(1), advance=self.i_advance, built=self.deep)
         chosen, base = rank.keep(chosen, "chosen"), rank.keep(base, "base")
-        differs, nonzero, negative = rank.keep(differs, "differs"), rank.keep(nonzero, "nonzero"), chosen[-1]
+        nonzero, ones, negative = rank.keep(nonzero, "nonzero"), rank.keep(ones, "ones"), chosen[-1]
+        differs = Signal(count)  # from the sign
+        m.d.comb += differs.eq(Mux(negative, ~ones, nonzero))
         digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
         pair, position, below = Signal(2 * digit), Signal(range(count)), Signal()  # something nonzero under the pair
         found: list[tuple[Value, ...]] = []
@@ -168,7 +170,7 @@ class Reciprocal(wiring.Component):
 class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
-    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 97), longer if
+    A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 98), longer if
     parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
     multiplication) and a cycle of rounding, `deep` six more of them, and one for the slot itself; a reciprocal runs
     beside the others. `o` offers the coefficients until they are taken.
@@ -259,7 +261,7 @@ class Coefficients(wiring.Component):
                 for index in range(len(program.slots)):
                     with m.Case(index):
                         values = self._controls(name, index, sources, registers, select_a, select_b)
-                        m.d.comb += [slot[field].eq(value) for field, value in values.items() if value]
+                        m.d.comb += slot.eq(controls.const(values))  # whole words: no bit is constant by itself
             slots[name] = looked_up.keep(slot, f"slot_{name}")
         following: Any = Signal(controls, name="following")
         with m.Switch(mode):
@@ -332,15 +334,15 @@ class Coefficients(wiring.Component):
                 m.d.sync += register.eq(rounder.o)
 
         # sequence and streams
-        result_free, clear = Signal(), Signal()  # clear: the slot that acts needs to wait for no stream
+        may_begin, result_free = Signal(), Signal()
+        clear = Signal()  # the slot that acts needs to wait for no stream
         m.d.comb += [
             result_free.eq(~self.o_results.valid | self.o_results.ready),
             executing.eq(fetched.valid),
             advance.eq(executing & clear),
             fetch.eq(advance | ~executing if self.deep else advance),
             rests.eq(~running & ~looked_up.valid & ~executing),
-            # `deep` cuts the way from apply to the entry here
-            self.o_begin.eq(rests & self.i_request & (~done | (0 if self.deep else self.o.ready))),
+            self.o_begin.eq(may_begin & self.i_request),
             self.o_idle.eq(rests & ~self.i_request),
             self.o.valid.eq(done),
             self.o.payload.scale.eq(
@@ -350,6 +352,10 @@ class Coefficients(wiring.Component):
         ]
         for index in range(self.terms):
             m.d.comb += self.o.payload.terms[index].eq(registers[2 + index])
+        if self.deep:  # a register cuts the ways from apply and from the program to the entry
+            m.d.sync += may_begin.eq(rests & ~done & ~self.o_begin)
+        else:
+            m.d.comb += may_begin.eq(rests & (~done | self.o.ready))
         with m.If(done & self.o.ready):
             m.d.sync += done.eq(0)
         with m.If(running & fetch):

@@ -40,7 +40,7 @@ def statistic_cycles(deep: bool) -> dict[str, int]:
     One a cycle, as the one unit reads them. What a `deep` pipeline has first is read first, so that little is delayed.
     """
     if deep:
-        return {"total": 4, "grad_total": 5, "product_total": 6, "range_total": 8}
+        return {"total": 3, "grad_total": 4, "product_total": 5, "range_total": 7}
     return {"total": 0, "range_total": 1, "product_total": 2, "grad_total": 3}
 
 
@@ -99,7 +99,7 @@ class Reduce(wiring.Component):
     i_grad : the gradients of the same elements; `i_backward`: they count, and extrema are recorded.
     i_chunk_end, i_last : blocks that close a chunk, the channel's last beat.
     o_occupied : a beat waits in the first stage. o_request : it is a channel's last. i_begin : the program starts in
-    the next cycle; `deep` the beat goes on in that cycle, else in this one.
+    the next cycle.
     o_total, o_range_total, o_grad_total, o_product_total : in steps, see `statistics_shapes`.
     o_record, o_records : per block, whether it closes a chunk, and where that chunk's extrema are.
     i_records_free : a beat's records can be taken.
@@ -107,7 +107,7 @@ class Reduce(wiring.Component):
 
     def __init__(self, *, spec: NormSpec, lanes: int, backward: bool, deep: bool) -> None:
         self.spec, self.lanes, self.backward, self.deep = spec, lanes, backward, deep
-        self.records_on_the_way = 4 if deep else 0  # ranks between the first stage and `o_record`
+        self.records_on_the_way = 5 if deep else 0  # ranks between the first stage and `o_record`
         fmt = spec.activation
         blocks = lanes // fmt.block_size
         self.statistics = {
@@ -147,16 +147,12 @@ class Reduce(wiring.Component):
         first = Rank(m, "first", self.i_valid, advance=self.o_ready, loads=offered)
         last, chunk_end = first.keep(self.i_last, "last"), first.keep(self.i_chunk_end, "chunk_end")
         records = first.keep(self.i_backward, "records") if self.backward else Const(0)  # of chunks that close
-        free, go, leaves = Signal(), Signal(), Signal()  # leaves: the channel's last beat, which found room before
-        if self.deep:
-            m.d.sync += leaves.eq(self.i_begin)
-        else:
-            m.d.comb += leaves.eq(self.i_begin & free)
+        free, go = Signal(), Signal()
         m.d.comb += [
             free.eq(self.i_records_free | ~records if self.backward else 1),
             self.o_occupied.eq(first.valid),
             self.o_request.eq(first.valid & last & free),
-            go.eq(first.valid & (leaves | (free & ~last))),
+            go.eq(first.valid & free & (self.i_begin | ~last)),
             self.o_ready.eq(~first.valid | go),
         ]
         second = Rank(m, "second", go, loads=first.valid, built=self.deep)
@@ -197,8 +193,7 @@ class Reduce(wiring.Component):
         def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int, *, behind: int) -> None:
             """`behind`: the cycle in which the addends are there."""
             shape, _ = self.statistics[name]
-            cycle = statistic_cycles(self.deep)[name] - self.deep  # after `go`
-            of_gradients = name in ("grad_total", "product_total")
+            cycle, of_gradients = statistic_cycles(self.deep)[name], name in ("grad_total", "product_total")
             while len(when) <= cycle:
                 later = tuple(Signal(name=f"{kind}_{len(when)}") for kind in ("go", "go_backward", "last"))
                 m.d.sync += [register.eq(value) for register, value in zip(later, when[-1], strict=True)]
@@ -301,8 +296,9 @@ class Reduce(wiring.Component):
     ) -> list[Value]:
         """Registered: the addends of `range_total`; and what is known of a closed chunk's places, as it closes.
 
-        Behind the rank, but for the normalization of the blocks' extrema."""
+        Behind the rank, but for the normalization of the blocks' extrema; the places one more behind it."""
         fmt, go = self.spec.activation, rank.valid
+        noted = Rank(m, "noted", go, built=self.deep)
         chunk_end, records, last = (
             rank.keep(value, name) for name, value in (("chunk_end", chunk_end), ("records", records), ("last", last))
         )
@@ -337,8 +333,14 @@ class Reduce(wiring.Component):
                     m.d.comb += [
                         here.beat.eq(beat),
                         here.block.eq(index),
-                        here.lane.eq(rank.keep(lane, f"{kind}_lane_{index}")),
-                        chosen_place.eq(Mux(beyond, here.as_value(), running_place[kind].as_value())),
+                        here.lane.eq(noted.keep(rank.keep(lane, f"{kind}_lane_{index}"), f"{kind}_lane_{index}")),
+                        chosen_place.eq(
+                            Mux(
+                                noted.keep(beyond, f"{kind}_beyond_{index}"),
+                                here.as_value(),
+                                running_place[kind].as_value(),
+                            )
+                        ),
                         self.o_records[index][kind].eq(chosen_place),
                     ]
                     running_place[kind] = chosen_place
@@ -353,11 +355,13 @@ class Reduce(wiring.Component):
             m.d.comb += following.eq(Mux(empty, begins, chunk_end[index]))
             begins = following
             if self.backward:
-                m.d.comb += [self.o_record[index].eq(closes & records), self.o_records[index].odd.eq(odd)]
+                record = noted.valid & noted.keep(closes & records, f"record_{index}")
+                m.d.comb += [self.o_record[index].eq(record), self.o_records[index].odd.eq(odd)]
         with m.If(go):
             m.d.sync += [fresh.eq(begins), *(carried[kind].eq(running[kind]) for kind in carried)]
         if self.backward:
-            with m.If(go):
+            last, records = noted.keep(last, "last"), noted.keep(records, "records")
+            with m.If(noted.valid):
                 m.d.sync += [carried_place[kind].eq(running_place[kind]) for kind in carried]
                 m.d.sync += [beat.eq(Mux(last, 0, beat + 1)), odd.eq(odd ^ (last & records))]
         return ranges
