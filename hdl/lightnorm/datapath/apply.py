@@ -21,6 +21,8 @@ has two more, which add the element's product to its term as floating-point numb
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
@@ -246,16 +248,21 @@ class Apply(wiring.Component):
         scale_sign, alone = placed.keep(scale_sign, "scale_sign"), placed.keep(alone, "alone")
         term, term_sign = placed.keep(term, "term"), placed.keep(term_sign, "term_sign")
         own_terms = {kind: placed.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
+        own_lanes = {}  # one bit for every lane of the block
+        for (block, kind), mark in marks.items():
+            bits = self._one_hot(mark, block_size)
+            own_lanes[block, kind] = placed.keep(bits, f"own_lane_{kind}_{block}") if self.deep else bits
         marks = self._kept_marks(marks, placed)
+        if not self.deep:  # fewer registers
+            own_lanes = {key: self._one_hot(mark, block_size) for key, mark in marks.items()}
 
         # 3: which elements are there, and which have terms of their own
         selected = rank("selected", placed.valid)
         ordinary, valid_lanes = Signal(lanes), Signal(lanes)
         for lane in range(lanes):
             has_own_term = [
-                valid & (in_lane == lane % block_size)
-                for (block, _), (valid, in_lane) in marks.items() if block == lane // block_size
-            ]  # fmt: skip
+                bits[lane % block_size] for (block, _), bits in own_lanes.items() if block == lane // block_size
+            ]
             element = elements[lane]
             m.d.comb += [
                 ordinary[lane].eq(~Cat(has_own_term).any()),
@@ -269,10 +276,13 @@ class Apply(wiring.Component):
         own_sums = {}
         for (block, kind), (_, in_lane) in marks.items():
             own = own_sums[block, kind] = OwnSum(m, sums, f"{kind}_{block}")
-            of_block = Array(elements[block * block_size + index].as_value() for index in range(block_size))
+            of_block = [
+                elements[block * block_size + index].as_value() & one.replicate(sums.man_bits + 2)
+                for index, one in enumerate(own_lanes[block, kind])
+            ]
             element = Signal(elements[0].shape(), name=f"own_element_{kind}_{block}")
             exponent = Array(products_of[block * per_block : (block + 1) * per_block])[in_lane // sums.segment]
-            m.d.comb += element.as_value().eq(of_block[in_lane])
+            m.d.comb += element.as_value().eq(functools.reduce(operator.or_, of_block))
             own.element(element, exponent, selected)
         places = [selected.keep(value, f"places_{segment}") for segment, value in enumerate(places)]
         units = [selected.keep(value, f"unit_{segment}") for segment, value in enumerate(units)]
@@ -388,6 +398,11 @@ class Apply(wiring.Component):
         """A term that many places further down, the last of its bits sticky."""
         shifted, sticky = shift_right_sticky(m, magnitude, places, name=name)
         return shifted | sticky
+
+    @staticmethod
+    def _one_hot(mark: tuple[Value, Value], lanes: int) -> Value:
+        valid, in_lane = mark
+        return Cat(valid & (in_lane == lane) for lane in range(lanes))
 
     @staticmethod
     def _kept_marks(

@@ -15,7 +15,7 @@ from lightnorm_golden.spec import NormSpec
 
 from ..arith.rank import Rank
 from ..arith.wide import Adder, FromFloat32, Order, Rounder, significand, unrounded_layout, wide_layout
-from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Operation, Program, schedule
+from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Program, Slot, schedule
 from .reduce import statistic_cycles, statistics_shapes
 
 __all__ = ["MODES", "Coefficients", "coefficients_layout"]
@@ -248,13 +248,15 @@ class Coefficients(wiring.Component):
         for names in PARAMETERS.values():
             sources |= {name: parameter.as_value() for name in names}
         controls = data.StructLayout(
-            dict.fromkeys(("last", "pop", "emit", "needs_parameter", "divide_start", "divide_step", "to_scale"), 1)
+            dict.fromkeys(("last", "pop", "divide_start", "divide_step", "to_scale"), 1)
             | dict.fromkeys(("first_half", "second_half", "negate_b"), 1)
             | {"kind": Kind, "write": len(registers), "select_a": 5, "select_b": 5}
             | {"select_total": range(max(len(self.statistics), 2))}
         )
         looked_up = Rank(m, "looked_up", running, advance=fetch, built=self.deep)
-        slots: dict[str, Any] = {}
+        # what a slot may wait for is no part of these words: as a memory's output it would come late
+        waits_layout = data.StructLayout({"needs_parameter": 1, "emit": 1})
+        slots: dict[str, tuple[Any, Any]] = {}
         for name, program in self.programs.items():
             slot: Any = Signal(controls, name=f"slot_{name}")
             with m.Switch(step):
@@ -262,14 +264,26 @@ class Coefficients(wiring.Component):
                     with m.Case(index):
                         values = self._controls(name, index, sources, registers, select_a, select_b)
                         m.d.comb += slot.eq(controls.const(values))  # whole words: no bit is constant by itself
-            slots[name] = looked_up.keep(slot, f"slot_{name}")
+            waits: Any = Signal(waits_layout, name=f"waits_{name}")
+            needing, emitting = (
+                [index for index, slot in enumerate(program.slots) if does(slot)]
+                for does in (functools.partial(self._needs_parameter, name), operator.attrgetter("emit"))
+            )
+            m.d.comb += [
+                waits.needs_parameter.eq(Cat(step == index for index in needing).any()),
+                waits.emit.eq(Cat(step == index for index in emitting).any()),
+            ]
+            slots[name] = looked_up.keep(slot, f"slot_{name}"), looked_up.keep(waits, f"waits_{name}")
         following: Any = Signal(controls, name="following")
+        waits_next: Any = Signal(waits_layout, name="waits_next")
         with m.Switch(mode):
-            for name, slot in slots.items():
+            for name, (slot, waits) in slots.items():
                 with m.Case(MODES[name]):
-                    m.d.comb += [following.eq(slot), ends.eq(step == len(self.programs[name].slots) - 1)]
+                    m.d.comb += [following.eq(slot), waits_next.eq(waits)]
+                    m.d.comb += ends.eq(step == len(self.programs[name].slots) - 1)
         fetched = Rank(m, "fetched", looked_up.valid, advance=fetch, built=self.deep)
         acting: Any = fetched.keep(following, "slot")
+        waits_now: Any = fetched.keep(waits_next, "waits")
         kind, first_half, second_half, negate_b = acting.kind, acting.first_half, acting.second_half, acting.negate_b
         operand_a, operand_b = select_a.choose(m, acting.select_a), select_b.choose(m, acting.select_b)
 
@@ -380,21 +394,26 @@ class Coefficients(wiring.Component):
         with m.If(parameter_free):
             m.d.sync += parameter_valid.eq(word.valid)
         if self.deep:  # known a cycle before, as all of the unit waits for it; a result word must then have left
-            needs = Mux(fetch, following.needs_parameter, acting.needs_parameter)
-            emits = Mux(fetch, following.emit, acting.emit)
-            parameter_next, result_next = Mux(parameter_free, word.valid, 1), Mux(result_free, acting.emit & advance, 1)
+            needs = Mux(fetch, waits_next.needs_parameter, waits_now.needs_parameter)
+            emits = Mux(fetch, waits_next.emit, waits_now.emit)
+            parameter_next = Mux(parameter_free, word.valid, 1)
+            result_next = Mux(result_free, waits_now.emit & advance, 1)
             m.d.sync += clear.eq((parameter_next | ~needs) & ~(result_next & emits))
         else:
-            m.d.comb += clear.eq((parameter_valid | ~acting.needs_parameter) & (result_free | ~acting.emit))
+            m.d.comb += clear.eq((parameter_valid | ~waits_now.needs_parameter) & (result_free | ~waits_now.emit))
         with m.If(take):
             m.d.sync += parameter.eq(loaded.o)
         result_word = Signal(wide_layout(fmt), reset_less=True)
         m.d.comb += self.o_results.payload.eq(result_word.as_value() << (23 - fmt.man_bits))
         with m.If(result_free):
-            m.d.sync += self.o_results.valid.eq(acting.emit & advance)
-        with m.If(acting.emit & advance):
+            m.d.sync += self.o_results.valid.eq(waits_now.emit & advance)
+        with m.If(waits_now.emit & advance):
             m.d.sync += result_word.eq(rounder.o)
         return m
+
+    @staticmethod
+    def _needs_parameter(name: str, slot: Slot) -> bool:
+        return slot.operation is not None and any(word in PARAMETERS[name] for word in slot.operation.operands)
 
     def _controls(
         self,
@@ -411,7 +430,6 @@ class Coefficients(wiring.Component):
         values: dict[str, Any] = {
             "last": index == len(program.slots) - 1,
             "pop": slot.pop_parameter,
-            "emit": slot.emit,
             "divide_start": slot.divide_start,
             "divide_step": slot.divide_step,
         }
@@ -425,7 +443,6 @@ class Coefficients(wiring.Component):
                 "first_half": slot.first_half,
                 "second_half": slot.second_half,
                 "negate_b": operation.negate_b,
-                "needs_parameter": any(word in PARAMETERS[name] for word in operation.operands),
             }
             if operation.kind is Kind.TOTAL:
                 values["select_total"] = self.statistics.index(operation.a)

@@ -18,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 from lightnorm_golden.formats import BlockFormat
 from lightnorm_golden.spec import MAX_ELEMENTS
 
-from ..arith.rank import Skid
+from ..arith.rank import Rank, Skid
 
 __all__ = ["Extrema", "marks_layout", "place_layout", "record_layout"]
 
@@ -107,10 +107,16 @@ class Extrema(wiring.Component):
         for index, queue in enumerate(queues):
             offered: Any = data.View(layout, queue.r_data)
             gone, passed = Signal(name=f"gone_{index}"), []
-            heads = Skid(m, f"head_{index}", queue.r_rdy, advance=gone, built=self.deep)
-            head: Any = heads.keep(offered, "record")
+            moves = Signal(name=f"moves_{index}")
+            arrived = Rank(m, f"arrived_{index}", queue.r_rdy, advance=moves, built=self.deep)
+            heads = Skid(m, f"head_{index}", arrived.valid, advance=gone, built=self.deep)
+            head: Any = heads.keep(arrived.keep(offered, "record"), "record")
             both = Signal(name=f"both_{index}")
-            m.d.comb += [both.eq(head.max == head.min), queue.r_en.eq(heads.ready)]
+            m.d.comb += [
+                both.eq(head.max == head.min),
+                moves.eq(heads.ready | (~arrived.valid if self.deep else 0)),
+                queue.r_en.eq(moves),
+            ]
             current = heads.valid & self.i_backward & (head.odd == odd)
             for kind in ("max", "min"):
                 place = head[kind]
