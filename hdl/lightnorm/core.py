@@ -185,6 +185,7 @@ class Core(wiring.Component):
         m.d.comb += [
             start.eq(self.i_run_valid & ~active),
             position.i_restart.eq(start),
+            *([position.i_active.eq(active)] if config.deep else []),
             self.o_run_ready.eq(active & input_done & ~waiting & ~inside & ~busy & coefficients.o_idle),
             inside.eq(entered.valid if config.deep else 0),
         ]

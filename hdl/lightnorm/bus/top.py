@@ -115,12 +115,11 @@ class LightNorm(wiring.Component):
 
         # what the run is doing
         state = Signal(State)
-        running, busy = Signal(), Signal()
+        running, busy = Signal(), Signal()  # running: a register, as much hangs on it, beside `state`
         start, legal = Signal(), Signal()
         errors = Signal()  # that the host has not cleared
         abort = registers.o_ctrl_abort
         m.d.comb += [
-            running.eq(state == State.RUN),
             busy.eq(running | (state == State.CLOSE)),
             start.eq(registers.o_ctrl_start),
             legal.eq(self._legal(m, registers)),
@@ -176,12 +175,12 @@ class LightNorm(wiring.Component):
         with m.Switch(state):
             with m.Case(State.IDLE):
                 with m.If(start):
-                    m.d.sync += state.eq(Mux(legal, State.RUN, State.ERROR))
+                    m.d.sync += [state.eq(Mux(legal, State.RUN, State.ERROR)), running.eq(legal)]
             with m.Case(State.RUN):
                 with m.If(failed):
-                    m.d.sync += state.eq(State.CLOSE)
+                    m.d.sync += [state.eq(State.CLOSE), running.eq(0)]
                 with m.Elif(done):
-                    m.d.sync += state.eq(State.IDLE)
+                    m.d.sync += [state.eq(State.IDLE), running.eq(0)]
             with m.Case(State.CLOSE):
                 with m.If(clear):
                     m.d.sync += state.eq(State.ERROR)

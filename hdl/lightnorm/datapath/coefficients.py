@@ -15,7 +15,7 @@ from lightnorm_golden.spec import NormSpec
 
 from ..arith.rank import Rank
 from ..arith.wide import Adder, FromFloat32, Order, Rounder, significand, unrounded_layout, wide_layout
-from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Program, Slot, schedule
+from .program import CONSTANTS, PARAMETERS, PROGRAMS, TERMS, ZERO, Kind, Program, schedule
 from .reduce import statistic_cycles, statistics_shapes
 
 __all__ = ["MODES", "Coefficients", "coefficients_layout"]
@@ -235,7 +235,7 @@ class Coefficients(wiring.Component):
         parameter = Signal(wide_layout(fmt), reset_less=True)
         parameter_valid = Signal()
 
-        # the micro-program's controls; `deep` looks a step up in every program, then fetches the one that plays
+        # the micro-program's controls; `deep` looks them up, then fetches them, before they act
         slot_count = max(len(program.slots) for program in self.programs.values())
         step = Signal(range(slot_count))
         running, done, advance, ends = Signal(), Signal(), Signal(), Signal()
@@ -253,34 +253,31 @@ class Coefficients(wiring.Component):
             | {"kind": Kind, "write": len(registers), "select_a": 5, "select_b": 5}
             | {"select_total": range(max(len(self.statistics), 2))}
         )
-        looked_up = Rank(m, "looked_up", running, advance=fetch, built=self.deep)
+        slot: Any = Signal(controls, name="slot")
         # what a slot may wait for is no part of these words: as a memory's output it would come late
-        waits_layout = data.StructLayout({"needs_parameter": 1, "emit": 1})
-        slots: dict[str, tuple[Any, Any]] = {}
-        for name, program in self.programs.items():
-            slot: Any = Signal(controls, name=f"slot_{name}")
-            with m.Switch(step):
-                for index in range(len(program.slots)):
-                    with m.Case(index):
+        waits: Any = Signal(data.StructLayout({"needs_parameter": 1, "emit": 1}), name="waits")
+        place = Cat(step, mode)
+        needing, emitting = [], []
+        with m.Switch(place):
+            for name, program in self.programs.items():
+                for index, of_program in enumerate(program.slots):
+                    at = MODES[name] << len(step) | index
+                    with m.Case(at):
                         values = self._controls(name, index, sources, registers, select_a, select_b)
                         m.d.comb += slot.eq(controls.const(values))  # whole words: no bit is constant by itself
-            waits: Any = Signal(waits_layout, name=f"waits_{name}")
-            needing, emitting = (
-                [index for index, slot in enumerate(program.slots) if does(slot)]
-                for does in (functools.partial(self._needs_parameter, name), operator.attrgetter("emit"))
-            )
-            m.d.comb += [
-                waits.needs_parameter.eq(Cat(step == index for index in needing).any()),
-                waits.emit.eq(Cat(step == index for index in emitting).any()),
-            ]
-            slots[name] = looked_up.keep(slot, f"slot_{name}"), looked_up.keep(waits, f"waits_{name}")
-        following: Any = Signal(controls, name="following")
-        waits_next: Any = Signal(waits_layout, name="waits_next")
+                    words = of_program.operation.operands if of_program.operation else ()
+                    if any(word in PARAMETERS[name] for word in words):
+                        needing.append(place == at)
+                    if of_program.emit:
+                        emitting.append(place == at)
+        m.d.comb += [waits.needs_parameter.eq(Cat(needing).any()), waits.emit.eq(Cat(emitting).any())]
         with m.Switch(mode):
-            for name, (slot, waits) in slots.items():
+            for name, program in self.programs.items():
                 with m.Case(MODES[name]):
-                    m.d.comb += [following.eq(slot), waits_next.eq(waits)]
-                    m.d.comb += ends.eq(step == len(self.programs[name].slots) - 1)
+                    m.d.comb += ends.eq(step == len(program.slots) - 1)
+        looked_up = Rank(m, "looked_up", running, advance=fetch, built=self.deep)
+        following: Any = looked_up.keep(slot, "slot")
+        waits_next: Any = looked_up.keep(waits, "waits")
         fetched = Rank(m, "fetched", looked_up.valid, advance=fetch, built=self.deep)
         acting: Any = fetched.keep(following, "slot")
         waits_now: Any = fetched.keep(waits_next, "waits")
@@ -410,10 +407,6 @@ class Coefficients(wiring.Component):
         with m.If(waits_now.emit & advance):
             m.d.sync += result_word.eq(rounder.o)
         return m
-
-    @staticmethod
-    def _needs_parameter(name: str, slot: Slot) -> bool:
-        return slot.operation is not None and any(word in PARAMETERS[name] for word in slot.operation.operands)
 
     def _controls(
         self,

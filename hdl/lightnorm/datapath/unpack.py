@@ -22,7 +22,8 @@ class Position(wiring.Component):
 
     `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they move
     on when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a
-    run. `ahead=True` has what it says of a beat in registers, made from the beat before.
+    run. `ahead=True` has what it says of a beat in registers, made from the beat before; it is told by `i_active`, a
+    register, when a run is in progress.
 
     Ports
     -----
@@ -40,7 +41,8 @@ class Position(wiring.Component):
         self.format, self.lanes, self.chunks, self.ahead = fmt, lanes, chunks, ahead
         blocks = lanes // fmt.block_size
         super().__init__(
-            {
+            ({"i_active": In(1)} if ahead else {})
+            | {
                 "i_restart": In(1),
                 "i_two_pass": In(1),
                 "i_accept": In(1),
@@ -75,10 +77,10 @@ class Position(wiring.Component):
                 m.d.sync += [channels.eq(channels - 1), last_channel.eq(channels == 2)]
         with m.If(self.i_restart):
             m.d.sync += [channels.eq(self.i_channels), last_channel.eq(self.i_channels == 1)]
-        # if any beat is next, a channel begins with it, in either pass
-        begin, moves = Signal(), Signal()
-        m.d.comb += [begin.eq(self.i_restart | self.o_last), moves.eq(self.i_restart | self.i_accept)]
         if self.ahead:
+            # if any beat is next, a channel begins with it, in either pass
+            begin, moves = Signal(), Signal()
+            m.d.comb += [begin.eq(~self.i_active | self.o_last), moves.eq(self.i_restart | self.i_accept)]
             self._count_elements_ahead(m, moves, begin)
         else:
             self._count_elements(m, first)
