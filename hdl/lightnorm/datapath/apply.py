@@ -72,12 +72,15 @@ class ChannelExponents(wiring.Component):
 
         # at `beyond` the smallest product is 4 times what any format can hold, at `twice_term` it is twice the term
         offset = by_pass([fmt.bias + sums.man_bits + spec.scale.bias + spec.scale.man_bits for fmt in sums.formats])
-        beyond = by_pass([fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats])
-        term, twice_term = Signal(shape), Signal(shape)
+        beyond = [fmt.max_shared_exp - fmt.bias + 3 - spec.scale.man_bits for fmt in sums.formats]
+        unit = spec.coef.bias + spec.coef.man_bits
+        above_term = spec.coef.man_bits - spec.scale.man_bits + 2
+        term, twice_term, large = Signal(shape), Signal(shape), Signal()
         m.d.comb += [
-            term.eq(self.i_term_exponent - (spec.coef.bias + spec.coef.man_bits)),
-            twice_term.eq(term + (spec.coef.man_bits - spec.scale.man_bits + 2)),
-            self.o_limit.eq(Mux(twice_term > beyond, twice_term, beyond)),
+            term.eq(self.i_term_exponent - unit),
+            twice_term.eq(self.i_term_exponent - (unit - above_term)),
+            large.eq(self.i_term_exponent > by_pass([place + unit - above_term for place in beyond])),
+            self.o_limit.eq(Mux(large, twice_term, by_pass(beyond))),
             self.o_scale.eq(self.i_scale_exponent - offset),
             # a term that is zero is below every product
             self.o_alone.eq(Mux(self.i_term_exponent.any(), term - sums.far_distance, sums.lowest_products)),
