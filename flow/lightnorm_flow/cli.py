@@ -384,6 +384,7 @@ def pnr_command(
     ] = "ecp5",
     top: TopOption = "core",
     clock: Annotated[float, typer.Option("--clock", min=1, max=1000, help="What the tools aim at, MHz.")] = 100.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Where the placer begins; clocks differ by 5 %.")] = 1,
     passes: PassesOption = None,
     pipeline: PipelineOption = None,
     out: OutOption = None,
@@ -400,8 +401,9 @@ def pnr_command(
             step("generating the Verilog")
             generate(built, folder, top=top)
             result = place_and_route(
-                folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, clock_mhz=clock, progress=step
-            )
+                folder / f"{TOPS[top]}.v", top=TOPS[top], target=target, out_dir=folder, clock_mhz=clock, seed=seed,
+                progress=step,
+            )  # fmt: skip
     if as_json:
         _print_json(result)
         return
@@ -412,6 +414,7 @@ def pnr_command(
 def _print_placed(title: str, result: dict[str, Any]) -> None:
     path = result["critical_path"]
     rows = {"clock, MHz": f"{result['fmax_mhz']:.1f}", "goal, MHz": f"{result['goal_mhz']:g}"}
+    rows["seed"] = str(result["seed"])
     rows |= {name: f"{n['used']:,} of {n['available']:,}" for name, n in result["resources"].items()}
     rows |= {"critical path, ns": f"{path['ns']:.1f}, of it routing {path['routing_ns']:.1f}",
              "levels": str(path["levels"]), "from": path["from"], "to": path["to"]}  # fmt: skip

@@ -68,13 +68,15 @@ def place_and_route(
     target: str,
     out_dir: Path,
     clock_mhz: float = 100.0,
+    seed: int = 1,
     progress: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Place and route ``top`` of a generated Verilog file, beside which its description lies.
 
-    ``target`` is a key of ``PARTS``; ``clock_mhz`` is what the tools aim at. Returns what ``out_dir``/pnr.json then
-    holds: achieved clock, resources, critical path. Logs are yosys.log and nextpnr.log there. Raises ToolError where a
-    tool is missing, or fails because the machine is too large for the device.
+    ``target`` is a key of ``PARTS``; ``clock_mhz`` is what the tools aim at; the placer begins at random from ``seed``.
+    Returns what ``out_dir``/pnr.json then holds: achieved clock, resources, critical path. Logs are yosys.log and
+    nextpnr.log there. Raises ToolError where a tool is missing, or fails because the machine is too large for the
+    device.
     """
     part = PARTS[target]
     (out_dir / "pnr.json").unlink(missing_ok=True)
@@ -83,7 +85,7 @@ def place_and_route(
     with tempfile.TemporaryDirectory(prefix="lightnorm-") as folder:
         measured = implement(
             part, FRAME, f"read_verilog {verilog.name} frame.v\n", files, Path(folder), out_dir,
-            clock_mhz=clock_mhz, progress=progress,
+            clock_mhz=clock_mhz, seed=seed, progress=progress,
         )  # fmt: skip
     result = {"top": top, **measured, "frame_bits": bits}
     write_json(out_dir / "pnr.json", result)
@@ -99,6 +101,7 @@ def implement(
     out_dir: Path,
     *,
     clock_mhz: float,
+    seed: int = 1,
     constraints: str | None = None,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def implement(
     run_yosys(script, log=out_dir / "yosys.log", cwd=work)
     progress(f"placing and routing on {part.name}")
     arguments = [*part.options, "--json", "netlist.json", part.design, "placed", "--report", "report.json",
-                 "--freq", f"{clock_mhz:g}", "--timing-allow-fail"]  # fmt: skip
+                 "--freq", f"{clock_mhz:g}", "--seed", str(seed), "--timing-allow-fail"]  # fmt: skip
     if constraints is not None:
         arguments += [part.constraints, constraints]
     elif part.constraints == "--lpf":
@@ -124,6 +127,7 @@ def implement(
         "part": part.name,
         "tools": {"yosys": yosys_version(), "nextpnr": tool},
         "goal_mhz": clock_mhz,
+        "seed": seed,
         **summary(json.loads((work / "report.json").read_text()), part),
     }
 

@@ -112,9 +112,12 @@ class Placement(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         above, below_term, lowest = self.i_above, Signal(self.sums.exponent_bits), self.sums.term_bits
+        beyond, lower = Signal(), Signal()
         m.d.comb += [
-            below_term.eq(Mux(above < 0, 0, Mux(above > self.i_limit, self.i_limit, above))),
-            self.o_places.eq(Mux(below_term > lowest, lowest, below_term)),
+            beyond.eq(above > self.i_limit),
+            below_term.eq(Mux(above < 0, 0, Mux(beyond, self.i_limit, above))),
+            lower.eq(Mux(beyond, self.i_limit > lowest, above > lowest) & (above >= 0)),
+            self.o_places.eq(Mux(lower, lowest, below_term)),
             self.o_exponent.eq(self.i_alone + below_term),
         ]
         return m

@@ -84,7 +84,7 @@ def test_missing_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MEASURED: dict[str, Any] = {
-    "part": "some part", "tools": {"yosys": "1", "nextpnr": "nextpnr 2"}, "goal_mhz": 12.0, "fmax_mhz": 11.9,
+    "part": "some part", "tools": {"yosys": "1", "nextpnr": "nextpnr 2"}, "goal_mhz": 12.0, "seed": 1, "fmax_mhz": 11.9,
     "resources": {"logic_cells": {"used": 6000, "available": 7680}},
     "critical_path": {"ns": 84.0, "routing_ns": 50.0, "levels": 9, "from": "a", "to": "b", "through": []},
 }  # fmt: skip
