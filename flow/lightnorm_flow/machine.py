@@ -119,7 +119,7 @@ class Machine(Traffic):
 
     def _one_pass(self, channels: int, beats: int, latency: int) -> int:
         buffer, entry = _Buffer(beats, self.buffer_beats), self.timing.entry
-        end, begin, handed, gone = 0, -latency, 0, 0
+        end, begin, handed, gone = 0, -latency, -latency, 0
         for channel in range(channels):
             # the last beat of the channel before waits in `reduce` for its own program to begin
             end = max(max(end + 1, begin - entry) + beats - 1, buffer.room(channel) - entry)
@@ -131,7 +131,7 @@ class Machine(Traffic):
 
     def _two_passes(self, channels: int, beats: int, latency: int) -> int:
         buffer = _Buffer(beats, self.buffer_beats)
-        end, begin, handed, gone = 0, -latency, 0, 0
+        end, begin, handed, gone = 0, -latency, -latency, 0
         for channel in range(channels):
             reduced = end + beats
             begin = max(reduced + self.timing.reduce, begin + latency, handed + self.timing.handover)
@@ -142,7 +142,7 @@ class Machine(Traffic):
     def _inference(self, channels: int, beats: int, latency: int) -> int:
         """A channel's program begins when the channel before begins to come in, and the channel waits for it."""
         buffer = _Buffer(beats, self.buffer_beats)
-        start, end, begin, handed, gone = 0, 0, -latency, 0, 0
+        start, end, begin, handed, gone = 0, 0, -latency, -latency, 0
         for channel in range(channels):
             begin = max(start + 1, begin + latency, handed + self.timing.handover)
             handed = max(begin + latency, gone)
