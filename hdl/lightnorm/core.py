@@ -178,6 +178,8 @@ class Core(wiring.Component):
             buffer.i.valid.eq(entered.valid & to_apply & (reduce_free if config.buffer_beats else 1)),
             buffer_ready.eq(buffer.i.ready),
         ]
+        if config.deep and config.buffer_beats:
+            m.d.comb += buffer.i_offered.eq(entered.valid & to_apply)
 
         # runs
         start, inside = Signal(), Signal()

@@ -54,7 +54,8 @@ class Buffer(wiring.Component):
 
     Ports
     -----
-    i : head and elements of a beat.
+    i : head and elements of a beat. i_offered (`deep`): one may be valid, known earlier than whether one is; it is
+        written meanwhile, into the slot that it then has.
     o : heads. o_elements : the elements of the head that was taken last, from the cycle after.
 
     The memories have synchronous, non-transparent read ports, which every FPGA family maps to block RAM. `deep` takes
@@ -71,6 +72,7 @@ class Buffer(wiring.Component):
                 "o": Out(stream.Signature(self.head)),
                 "o_elements": Out(self.lanes),
             }
+            | ({"i_offered": In(1)} if deep and beats else {})
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -107,14 +109,15 @@ class Buffer(wiring.Component):
         next_write, next_read = after(to_write, "next_write"), after(to_read, "next_read")
         write, fetch, fetched = Signal(), Signal(), Signal()  # `fetched`: a head is out of its memory
         taken = Signal(range(slots), reset_less=True)  # where the elements of the head on offer are
+        enable = self.i_offered & self.i.ready if self.deep else write
         m.d.comb += [
             write.eq(self.i.valid & self.i.ready),
             write_head.addr.eq(to_write),
             write_head.data.eq(self.i.payload.head),
-            write_head.en.eq(write),
+            write_head.en.eq(enable),
             write_lanes.addr.eq(to_write),
             write_lanes.data.eq(self.i.payload.elements),
-            write_lanes.en.eq(write),
+            write_lanes.en.eq(enable),
             read_head.addr.eq(to_read),
             read_head.en.eq(fetch),
             read_lanes.addr.eq(taken),
