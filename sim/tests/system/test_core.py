@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lightnorm.config import PIPELINES, Config
 from lightnorm_golden import BlockFormat
 from lightnorm_golden.spec import MAX_ELEMENTS
-from lightnorm_sim import SIMULATORS, build
+from lightnorm_sim import SIMULATORS, StallPattern, build
 from lightnorm_sim.layer import Layer, Tensors, compare, output_tensor, prepare, speed
 
 from .cases import BUILD_DIR, STALLS, Shape, emitted, machine, make_layer, simulate
@@ -272,6 +272,15 @@ def test_full_speed(beats: int, pipeline: str) -> None:
     for before, after in zip(results, results[1:], strict=False):
         assert after.transfers["run"].offered <= before.transfers["run"].last + 1
         assert after.transfers["x"].first < before.transfers["o"].last, "the machine drained between two runs"
+
+
+@pytest.mark.parametrize("pipeline", ["short", "deep"])
+def test_coefficients_wait_for_apply(pipeline: str) -> None:
+    """Several channels in the buffer, and a sink so slow that a program could begin before its last one's are taken."""
+    config = machine(5, 4, 4, buffer=256, passes=ALL, gradient=BlockFormat(6, 3, 4), max_chunks=16, pipeline=pipeline)
+    rng = np.random.default_rng(9)
+    layers = [make_layer(config, Shape(mode, 8, 40 * config.lanes), rng) for mode in ("train", "backward", "infer")]
+    simulate(config, layers, "verilator", stalls={"o": StallPattern.bursts(0.3, 5, 30)})
 
 
 @pytest.mark.parametrize("mode", ["train", "backward"])
