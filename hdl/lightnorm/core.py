@@ -186,8 +186,7 @@ class Core(wiring.Component):
         busy = Signal()  # a channel's statistics have not been begun with
         m.d.comb += [
             start.eq(self.i_run_valid & ~active),
-            position.i_restart.eq(start),
-            *([position.i_active.eq(active)] if config.deep else []),
+            position.i_active.eq(active) if config.deep else position.i_restart.eq(start),
             self.o_run_ready.eq(active & input_done & ~waiting & ~inside & ~busy & coefficients.o_idle),
             inside.eq(entered.valid if config.deep else 0),
         ]
@@ -245,6 +244,7 @@ class Core(wiring.Component):
         m.d.comb += [
             coefficients.i_mode.eq(self.i_mode),
             self.o_nonfinite.eq(coefficients.o_nonfinite),
+            apply.i_ready.eq(pack.o_ready),
             apply.i_advance.eq(pack.o_advance),
             pack.i.eq(apply.o),
             pack.i_valid.eq(apply.o_valid),

@@ -30,8 +30,8 @@ class Rank:
         loads: Value | None = None,
         built: bool = True,
     ) -> None:
-        self._module, self._name, self._built = m, name, built
-        advance = Const(1) if advance is None else advance
+        self._module, self._name, self._built, self._before = m, name, built, valid
+        advance = self._advance = Const(1) if advance is None else advance
         self.valid = Signal(name=f"{name}_valid")
         self._load = Signal(name=f"{name}_load")
         if built:
@@ -40,6 +40,13 @@ class Rank:
                 m.d.sync += self.valid.eq(valid)
         else:
             m.d.comb += self.valid.eq(valid)
+
+    def vacant(self) -> Signal:
+        """Not `valid`, from a register of its own: one that many loads have, such as enables, is seen late by all."""
+        vacant = Signal(init=1, name=f"{self._name}_vacant")
+        with self._module.If(self._advance):
+            self._module.d.sync += vacant.eq(~self._before)
+        return vacant
 
     def keep(self, value: T, name: str) -> T:
         """The value behind the rank."""
@@ -55,29 +62,27 @@ class Rank:
 class Skid:
     """A rank that cuts what lies before it from `advance`: `ready` is a register.
 
-    It holds two beats, of which the second comes in while the first may not advance. Not `built` it is wires, and
-    `ready` is `advance`.
+    It holds two beats, of which the second comes in while the first may not advance. `full` is the contrary of `ready`,
+    from another register: for many loads, such as enables. Not `built` it is wires, `ready` is `advance`, and there is
+    no `full`.
     """
 
     def __init__(self, m: Module, name: str, valid: Value, *, advance: Value, built: bool = True) -> None:
         self._module, self._name, self._built = m, name, built
-        self.valid, self.ready = Signal(name=f"{name}_valid"), Signal(name=f"{name}_ready")
-        self._spare = Signal(name=f"{name}_spare_valid")
-        self._load, self._save = Signal(name=f"{name}_load"), Signal(name=f"{name}_save")
+        self.valid, self.ready = Signal(name=f"{name}_valid"), Signal(name=f"{name}_ready", init=built)
+        self.full = Signal(name=f"{name}_spare_valid")
+        self._load = Signal(name=f"{name}_load")
         if not built:
             m.d.comb += [self.valid.eq(valid), self.ready.eq(advance)]
             return
-        free = Signal(name=f"{name}_free")
-        m.d.comb += [
-            free.eq(advance | ~self.valid),
-            self.ready.eq(~self._spare),
-            self._load.eq(free),
-            self._save.eq(~self._spare),
+        free = self._load
+        m.d.comb += free.eq(advance | ~self.valid)
+        # no enables or resets of these: they would come later
+        m.d.sync += [
+            self.valid.eq(valid | self.full | ~free),
+            self.full.eq((valid | self.full) & ~free),
+            self.ready.eq(~(valid | self.full) | free),
         ]
-        with m.If(free):
-            m.d.sync += [self.valid.eq(valid | self._spare), self._spare.eq(0)]
-        with m.Elif(valid):
-            m.d.sync += self._spare.eq(1)
 
     def keep(self, value: T, name: str) -> T:
         """The value behind the rank."""
@@ -86,8 +91,8 @@ class Skid:
             self._module.d.comb += kept.eq(value)
             return kept
         spare = Signal(value.shape(), name=f"{name}_{self._name}_spare", reset_less=True)
-        with self._module.If(self._save):
+        with self._module.If(~self.full):
             self._module.d.sync += spare.eq(value)
         with self._module.If(self._load):
-            self._module.d.sync += kept.eq(Mux(self._spare, spare, value))
+            self._module.d.sync += kept.eq(Mux(self.full, spare, value))
         return kept

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 
 from .rank import Rank
 
-__all__ = ["cut_shift_left", "normalize", "normalize_groups", "shift_left", "shift_right_sticky"]
+__all__ = ["any_below", "below", "cut_shift_left", "normalize", "normalize_groups", "shift_left", "shift_right_sticky"]
 
 FINE_BITS = 3
 """Of a shift that is cut: so many low bits of the amount before the registers."""
@@ -52,6 +52,28 @@ def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> 
         ]
         current, sticky = step, dropped
     return current, sticky
+
+
+def below(m: Module, place: Value, width: int, *, name: str) -> Signal:
+    """A mask of the places under `place`, for `width` places; from the mask of its lower bits, twice."""
+    mask: Value = Const(0, 1)
+    bits = len(place) if not place.shape().signed else min(len(place) - 1, width.bit_length())
+    for bit in range(bits):
+        step = Signal(min(2 * len(mask), width), name=f"{name}_{bit}")
+        top = place[bit].replicate(len(mask))
+        m.d.comb += step.eq(Cat(top | mask, top & mask))
+        mask = step
+    if place.shape().signed:
+        mask = (mask | place[bits:-1].any().replicate(width)) & ~place[-1].replicate(width)
+    whole = Signal(width, name=name)
+    m.d.comb += whole.eq(mask)
+    return whole
+
+
+def any_below(m: Module, value: Value, places: Value, *, unit: int = 1, name: str) -> Value:
+    """Whether `value` has a bit under place `places` * `unit`: the sticky bit of a shift right, not behind it."""
+    groups = Cat(value[first : first + unit].any() for first in range(0, len(value), unit))
+    return (groups & below(m, places, len(groups), name=name)).any()
 
 
 def normalize(m: Module, value: Value, *, top: int | None = None, name: str) -> tuple[Signal, Signal]:

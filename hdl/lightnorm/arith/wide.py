@@ -6,7 +6,7 @@ zero.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,7 +14,7 @@ from lightnorm_golden.formats import WideFormat
 
 from .rank import Rank
 from .rounding import round_up
-from .shift import normalize, normalize_groups, shift_right_sticky
+from .shift import any_below, normalize, normalize_groups, shift_right_sticky
 
 __all__ = ["Adder", "FromFloat32", "Order", "Rounder", "significand", "unrounded_layout", "wide_layout"]
 
@@ -43,50 +43,41 @@ def unrounded_layout(fmt: WideFormat) -> data.StructLayout:
     )
 
 
-class Order(wiring.Component):
-    """Orders the operands of an addition by magnitude, or keeps them as they are; combinational.
+def _places_shape(fmt: WideFormat, deep: bool) -> Shape:
+    return Shape(fmt.exp_bits) if deep else Shape.cast(range(fmt.significand_bits + 4))
 
-    `i_negate_b` flips the sign of b. `o_places`: how far the smaller must be shifted down to the larger.
+
+class Order(wiring.Component):
+    """Which of two numbers has the smaller magnitude; combinational.
+
+    `o_swap`: b has the larger. `o_places`: how far the smaller must be shifted down to the larger, not `deep` at most
+    as far as it is long.
     """
 
-    def __init__(self, *, fmt: WideFormat) -> None:
-        self.format = fmt
+    def __init__(self, *, fmt: WideFormat, deep: bool) -> None:
+        self.format, self.deep = fmt, deep
         wide = wide_layout(fmt)
-        super().__init__(
-            {
-                "i_a": In(wide),
-                "i_b": In(wide),
-                "i_negate_b": In(1),
-                "i_keep": In(1),
-                "o_large": Out(wide),
-                "o_small": Out(wide),
-                "o_places": Out(range(fmt.significand_bits + 4)),
-            }
-        )
+        places = _places_shape(fmt, deep)
+        super().__init__({"i_a": In(wide), "i_b": In(wide), "o_swap": Out(1), "o_places": Out(places)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt, a, b = self.format, self.i_a, self.i_b
-        swap = Signal()
-        negated = Signal(wide_layout(fmt))
         ahead, behind, distance = Signal(signed(fmt.exp_bits + 1)), Signal(fmt.exp_bits), Signal(fmt.exp_bits)
         # three bits below the last place are enough: two that a normalization can bring up, and one sticky
         most = fmt.significand_bits + 3
         m.d.comb += [
-            negated.eq(Cat(b.fraction, b.exponent, b.sign ^ self.i_negate_b)),
-            swap.eq((Cat(b.fraction, b.exponent) > Cat(a.fraction, a.exponent)) & ~self.i_keep),
-            self.o_large.eq(Mux(swap, negated.as_value(), a.as_value())),
-            self.o_small.eq(Mux(swap, a.as_value(), negated.as_value())),
+            self.o_swap.eq(Cat(b.fraction, b.exponent) > Cat(a.fraction, a.exponent)),
             ahead.eq(a.exponent - b.exponent),
             behind.eq(b.exponent - a.exponent),
-            distance.eq(Mux(ahead < 0, behind, ahead)),  # not waiting for `swap`, which is the same or does not matter
-            self.o_places.eq(Mux(distance > most, most, distance)),
+            distance.eq(Mux(ahead < 0, behind, ahead)),  # not behind `o_swap`, which is the same or does not matter
+            self.o_places.eq(distance if self.deep else Mux(distance > most, most, distance)),
         ]
         return m
 
 
 class Adder(wiring.Component):
-    """The sum of two ordered numbers (see `Order`), exact but for bits that only matter as sticky.
+    """The sum of two numbers of which `Order` says which is smaller, exact but for bits that only matter as sticky.
 
     Combinational; `deep` takes a cycle that ends when `i_advance` says so, between alignment and addition.
     """
@@ -95,9 +86,10 @@ class Adder(wiring.Component):
         self.format, self.deep = fmt, deep
         super().__init__(
             {
-                "i_large": In(wide_layout(fmt)),
-                "i_small": In(wide_layout(fmt)),
-                "i_places": In(range(fmt.significand_bits + 4)),
+                "i_a": In(wide_layout(fmt)),
+                "i_b": In(wide_layout(fmt)),
+                "i_swap": In(1),
+                "i_places": In(_places_shape(fmt, deep)),
                 "i_advance": In(1),
                 "o": Out(unrounded_layout(fmt)),
             }
@@ -105,10 +97,18 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        large, small = self.i_large, self.i_small
+        large, small = (Signal(wide_layout(self.format), name=name) for name in ("large", "small"))
+        m.d.comb += [
+            large.eq(Mux(self.i_swap, self.i_b.as_value(), self.i_a.as_value())),
+            small.eq(Mux(self.i_swap, self.i_a.as_value(), self.i_b.as_value())),
+        ]
         subtract, total = Signal(), Signal(self.format.significand_bits + 4)
         wide_small = Cat(Const(0, 3), significand(small))
-        shifted, sticky = shift_right_sticky(m, wide_small, self.i_places, name="align")
+        near = (len(wide_small) - 1).bit_length()
+        shifted, sticky = shift_right_sticky(m, wide_small, self.i_places[:near], name="align")
+        if self.deep:  # not behind the shift, nor behind what limits the places
+            shifted &= ~self.i_places[near:].any().replicate(len(wide_small))
+            sticky = any_below(m, wide_small, self.i_places, name="align_dropped")
         rank = Rank(m, "aligned", Const(1), advance=self.i_advance, built=self.deep)
         aligned, large = rank.keep(shifted, "small") | rank.keep(sticky, "sticky"), rank.keep(large, "large")
         m.d.comb += [
@@ -144,13 +144,14 @@ class Rounder(wiring.Component):
         )
         magnitude, exponent = self.i.magnitude, Signal(signed(EXPONENT_BITS + 1), name="unrounded_exponent")
         m.d.comb += exponent.eq(self.i.exponent)
+        above: Value = Const(0, 0)  # places of the first cycle
         if self.deep:
             magnitude, groups = normalize_groups(m, magnitude, group=GROUP, name="coarse")
-            exponent = cut.keep(exponent - groups * GROUP, "exponent")
+            exponent, above = cut.keep(exponent, "exponent"), cut.keep(groups, "groups")
             magnitude = cut.keep(magnitude, "magnitude")
         normalized, places = normalize(m, magnitude, top=GROUP if self.deep else None, name="normalize")
         leading_exponent = Signal(signed(EXPONENT_BITS + 1))
-        m.d.comb += leading_exponent.eq(exponent - places)
+        m.d.comb += leading_exponent.eq(exponent - Cat(places, above))
         shifted, leading_exponent = rank.keep(normalized, "shifted"), rank.keep(leading_exponent, "exponent")
         sticky, sign = (
             rank.keep(cut.keep(value, name), name) for value, name in ((self.i.sticky, "sticky"), (self.i.sign, "sign"))
@@ -169,6 +170,7 @@ class Rounder(wiring.Component):
             increment.eq(Mux(self.i_scale, decision(self.scale.significand_bits), decision(fmt.significand_bits))),
         ]
         rank = Rank(m, "decided", Const(1), advance=self.i_advance, built=self.deep)
+        full = rank.keep((kept | filler).all(), "full") if self.deep else None  # it carries if incremented
         kept, filler, increment, leading_exponent, sign = (
             rank.keep(value, name)
             for name, value in (
@@ -182,7 +184,7 @@ class Rounder(wiring.Component):
         carry, overflow, flush = Signal(), Signal(), Signal()
         m.d.comb += [
             rounded.eq((kept | filler) + increment),
-            carry.eq(rounded[-1]),
+            carry.eq(rounded[-1] if full is None else full & increment),  # not behind the addition
             following.eq(leading_exponent + 1),
             final.eq(Mux(carry, following, leading_exponent)),
             overflow.eq((leading_exponent > largest) | ((leading_exponent == largest) & carry)),

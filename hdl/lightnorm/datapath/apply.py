@@ -30,7 +30,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..arith.rank import Rank
-from ..arith.shift import shift_right_sticky
+from ..arith.shift import any_below, shift_right_sticky
 from ..arith.wide import significand
 from .beat import head_layout, lanes_layout
 from .coefficients import MODES, coefficients_layout
@@ -127,13 +127,17 @@ FINE_BITS = 3
 """Of a term's shift: so many low bits of the amount in the first of two stages."""
 
 
+OWN_LANES = 4
+"""Of a block, lanes whose elements are brought together before the others'."""
+
+
 class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
     `i` offers heads of beats, `i_marks` tells where extrema are in the beat on offer (`o_backward`: whether there can
-    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` seven; all moves when
-    `i_advance` says so. A channel's coefficients are taken before its first beat and held through its last; `deep`
-    they must have been on offer for a cycle.
+    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` eight; all moves when
+    `i_advance` says so, and `i_ready`, which is the same (see `Pack`). A channel's coefficients are taken before its
+    first beat and held through its last; `deep` they must have been on offer for a cycle.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, terms: int, deep: bool) -> None:
@@ -145,6 +149,7 @@ class Apply(wiring.Component):
                 "i": In(stream.Signature(head_layout(sums.exp_bits, lanes // sums.segment))),
                 "i_elements": In(lanes_layout(sums.man_bits + 1, lanes)),
                 "i_coefficients": In(stream.Signature(coefficients_layout(sums.spec, terms))),
+                "i_ready": In(1),
                 "i_advance": In(1),
                 "o": Out(sums.layout(lanes)),
                 "o_valid": Out(1),
@@ -162,7 +167,7 @@ class Apply(wiring.Component):
         waiting = self.i_coefficients.valid
         settled = Rank(m, "settled", waiting, built=self.deep)
         m.d.comb += [
-            self.i.ready.eq(self.i_advance & held),
+            self.i.ready.eq(self.i_ready & held),
             take.eq(self.i.valid & self.i.ready),
             free.eq(~held | (take & self.i.payload.last)),
             load.eq(free & waiting & settled.valid),
@@ -208,7 +213,8 @@ class Apply(wiring.Component):
             return Rank(m, name, valid, advance=self.i_advance, built=built or self.deep)
 
         # 1: exponents of the products
-        offset = rank("offset", take)
+        # it moves with all others, also without a head: what says whether there is one comes late
+        offset = Rank(m, "offset", take, advance=self.i_advance, loads=self.i_advance, built=self.deep)
         head = self.i.payload
         above, products_of = [], []
         for segment in range(segments):
@@ -236,8 +242,28 @@ class Apply(wiring.Component):
                 mark, name = self.i_marks[block][kind], f"{kind}_{block}"
                 marks[block, kind] = offset.keep(mark.valid, f"valid_{name}"), offset.keep(mark.lane, f"lane_{name}")
 
+        # a block RAM's output comes late in a cycle: deep, there are registers behind it, and then time
+        read = rank("read", offset.valid)
+        above = [read.keep(value, f"above_{segment}") for segment, value in enumerate(above)]
+        products_of = [read.keep(exponent, f"products_{segment}") for segment, exponent in enumerate(products_of)]
+        is_backward, is_last = read.keep(is_backward, "backward"), read.keep(is_last, "last")
+        multiplier.cross(read)
+        scale_sign, term, term_sign, alone, limit = (
+            read.keep(value, name)
+            for name, value in (
+                ("scale_sign", scale_sign), ("term", term), ("term_sign", term_sign), ("alone", alone), ("limit", limit)
+            )
+        )  # fmt: skip
+        own_terms = {kind: read.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
+        own_lanes = {  # one bit for every lane of the block
+            (block, kind): read.keep(self._one_hot(mark, block_size), f"own_lane_{kind}_{block}")
+            for (block, kind), mark in marks.items()
+        }
+        marks = self._kept_marks(marks, read)
+        elements: Any = read.keep(self.i_elements, "elements") if self.deep else self.i_elements
+
         # 2: place the terms among the products
-        placed = rank("placed", offset.valid, built=True)
+        placed = rank("placed", read.valid, built=True)
         places, units = [], []
         for segment in range(segments):
             placement = m.submodules[f"placement_{segment}"] = Placement(sums=sums)
@@ -247,23 +273,19 @@ class Apply(wiring.Component):
             places.append(placed.keep(placement.o_places, f"places_{segment}"))
             units.append(placed.keep(placement.o_exponent, f"unit_{segment}"))
         products_of = [placed.keep(exponent, f"products_{segment}") for segment, exponent in enumerate(products_of)]
-        # a block RAM's output comes late in a cycle: deep, there are registers behind it
-        elements: Any = placed.keep(self.i_elements, "elements") if self.deep else self.i_elements
         is_backward, is_last = placed.keep(is_backward, "backward"), placed.keep(is_last, "last")
         multiplier.cross(placed)
         scale_sign, alone = placed.keep(scale_sign, "scale_sign"), placed.keep(alone, "alone")
         term, term_sign = placed.keep(term, "term"), placed.keep(term_sign, "term_sign")
         own_terms = {kind: placed.keep(value, f"term_{kind}") for kind, value in own_terms.items()}
-        own_lanes = {}  # one bit for every lane of the block
-        for (block, kind), mark in marks.items():
-            bits = self._one_hot(mark, block_size)
-            own_lanes[block, kind] = placed.keep(bits, f"own_lane_{kind}_{block}") if self.deep else bits
         marks = self._kept_marks(marks, placed)
-        if not self.deep:  # fewer registers
-            own_lanes = {key: self._one_hot(mark, block_size) for key, mark in marks.items()}
 
-        # 3: which elements are there, and which have terms of their own
-        selected = rank("selected", placed.valid)
+        # which elements are there, and which have terms of their own; not deep, the memory's come behind that rank
+        def behind(value: Value, name: str) -> Any:
+            return placed.keep(value, name) if self.deep else value
+
+        if not self.deep:
+            own_lanes = {key: self._one_hot(mark, block_size) for key, mark in marks.items()}  # fewer registers
         ordinary, valid_lanes = Signal(lanes), Signal(lanes)
         for lane in range(lanes):
             has_own_term = [
@@ -274,21 +296,32 @@ class Apply(wiring.Component):
                 ordinary[lane].eq(~Cat(has_own_term).any()),
                 valid_lanes[lane].eq((~element.sign | element.significand.any()) & ordinary[lane]),
             ]
-        present = []  # whether a segment has a product that is not 0
+        own_elements = {
+            (block, kind): [
+                behind(part, f"own_lanes_{kind}_{block}_{index}")
+                for index, part in enumerate(self._own_parts(m, elements, block, one_hot, f"{kind}_{block}"))
+            ]
+            for (block, kind), one_hot in own_lanes.items()
+        }
+        nonzero = []  # whether a segment has an element that is not 0
         for segment in range(segments):
             of_segment = range(segment * sums.segment, (segment + 1) * sums.segment)
-            nonzero = Cat(elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
-            present.append(selected.keep(nonzero & multiplier.factor.any(), f"present_{segment}"))
+            some = Cat(elements[lane].significand.any() & ordinary[lane] for lane in of_segment).any()
+            nonzero.append(behind(some, f"nonzero_{segment}"))
+        valid_lanes = behind(valid_lanes, "valid_lanes")
+        elements = behind(elements, "elements")
+
+        # 3: which segments have products that are not 0
+        selected = rank("selected", placed.valid)
+        present = [
+            selected.keep(some & multiplier.factor.any(), f"present_{segment}") for segment, some in enumerate(nonzero)
+        ]
         own_sums = {}
         for (block, kind), (_, in_lane) in marks.items():
             own = own_sums[block, kind] = OwnSum(m, sums, f"{kind}_{block}")
-            of_block = [
-                elements[block * block_size + index].as_value() & one.replicate(sums.man_bits + 2)
-                for index, one in enumerate(own_lanes[block, kind])
-            ]
             element = Signal(elements[0].shape(), name=f"own_element_{kind}_{block}")
             exponent = Array(products_of[block * per_block : (block + 1) * per_block])[in_lane // sums.segment]
-            m.d.comb += element.as_value().eq(functools.reduce(operator.or_, of_block))
+            m.d.comb += element.as_value().eq(functools.reduce(operator.or_, own_elements[block, kind]))
             own.element(element, exponent, selected)
         places = [selected.keep(value, f"places_{segment}") for segment, value in enumerate(places)]
         units = [selected.keep(value, f"unit_{segment}") for segment, value in enumerate(units)]
@@ -323,7 +356,7 @@ class Apply(wiring.Component):
                 unit.eq(Mux(present[segment], units[segment], alone)),
             ]
             highest = Cat(Const(0, sums.term_bits - sums.spec.coef.significand_bits), term)
-            fine = self._align(m, highest, amount[:FINE_BITS], name=f"fine_{segment}")
+            fine = self._align(m, highest, amount[:FINE_BITS], 0, name=f"fine_{segment}")
             magnitudes.append(multiplied.keep(fine, f"fine_{segment}"))
             coarse.append(multiplied.keep(amount[FINE_BITS:], f"coarse_{segment}"))
             units[segment] = multiplied.keep(unit, f"unit_{segment}")
@@ -336,8 +369,7 @@ class Apply(wiring.Component):
         # 5: the rest of the term's way; line up the sums of extrema
         aligned = rank("aligned", multiplied.valid)
         for segment, amount in enumerate(coarse):
-            shift = Cat(Const(0, FINE_BITS), amount)
-            magnitude = self._align(m, magnitudes[segment], shift, name=f"coarse_{segment}")
+            magnitude = self._align(m, magnitudes[segment], amount, FINE_BITS, name=f"coarse_{segment}")
             inverted = Signal(sums.term_bits + 1, name=f"inverted_term_{segment}")
             m.d.comb += inverted.eq(magnitude ^ flags[2].replicate(sums.term_bits + 1))
             magnitudes[segment] = aligned.keep(inverted, f"inverted_term_{segment}")
@@ -399,11 +431,26 @@ class Apply(wiring.Component):
         m.d.comb += [self.o.eq(summed.keep(following, "sums")), self.o_valid.eq(summed.valid)]
         return m
 
-    @staticmethod
-    def _align(m: Module, magnitude: Value, places: Value, *, name: str) -> Value:
-        """A term that many places further down, the last of its bits sticky."""
-        shifted, sticky = shift_right_sticky(m, magnitude, places, name=name)
+    def _align(self, m: Module, magnitude: Value, amount: Value, fine_bits: int, *, name: str) -> Value:
+        """A term `amount` * 2^fine_bits places further down, the last of its bits sticky."""
+        shifted, sticky = shift_right_sticky(m, magnitude, Cat(Const(0, fine_bits), amount), name=name)
+        if self.deep and fine_bits:  # not behind the shift
+            sticky = any_below(m, magnitude, amount, unit=1 << fine_bits, name=f"dropped_{name}")
         return shifted | sticky
+
+    def _own_parts(self, m: Module, elements: Any, block: int, one_hot: Value, name: str) -> list[Value]:
+        """The element of a block that the bit of its lane picks, in parts of which all but one are zeros."""
+        size, first = self.sums.spec.activation.block_size, block * self.sums.spec.activation.block_size
+        parts: list[Value] = []
+        for start in range(0, size, OWN_LANES):
+            part = Signal(self.sums.man_bits + 2, name=f"own_lanes_{name}_{start}")
+            picked = [
+                elements[first + lane].as_value() & one_hot[lane].replicate(len(part))
+                for lane in range(start, min(start + OWN_LANES, size))
+            ]
+            m.d.comb += part.eq(functools.reduce(operator.or_, picked))
+            parts.append(part)
+        return parts
 
     @staticmethod
     def _one_hot(mark: tuple[Value, Value], lanes: int) -> Value:

@@ -6,6 +6,8 @@ memory's own output register stands in for a pipeline stage of every lane.
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -46,6 +48,11 @@ def split_beat(
         m.d.comb += head.shared_exps[segment].eq(choose([block.shared_exp for block in blocks]))
     m.d.comb += head.last.eq(last)
     return head, elements
+
+
+MEMORY_LANES = 8
+"""In a deep pipeline, so many lanes in one memory: of a wider one, Yosys would rather save a block RAM and choose
+between the outputs of two."""
 
 
 class Buffer(wiring.Component):
@@ -95,9 +102,16 @@ class Buffer(wiring.Component):
         # no slot is read in the cycle that writes it; told so, Yosys adds no logic for that
         attributes = {"no_rw_check": 1}
         heads = m.submodules.heads = memory.Memory(shape=self.head, depth=slots, init=[], attrs=attributes)
-        lanes = m.submodules.elements = memory.Memory(shape=self.lanes, depth=slots, init=[], attrs=attributes)
         write_head, read_head = heads.write_port(), heads.read_port(domain="sync")
-        write_lanes, read_lanes = lanes.write_port(), lanes.read_port(domain="sync")
+        lanes = self.lanes.length
+        together = MEMORY_LANES if self.deep else lanes
+        elements = []  # write and read ports, and the lanes
+        for first in range(0, lanes, together):
+            of_memory = range(first, min(first + together, lanes))
+            shape = data.ArrayLayout(self.lanes.elem_shape, len(of_memory))
+            memory_of: Any = memory.Memory(shape=shape, depth=slots, init=[], attrs=attributes)
+            m.submodules[f"elements_{first}" if first else "elements"] = memory_of
+            elements.append((memory_of.write_port(), memory_of.read_port(domain="sync"), of_memory))
 
         def after(place: Signal, name: str) -> Signal:
             following = Signal.like(place, name=name)
@@ -115,15 +129,21 @@ class Buffer(wiring.Component):
             write_head.addr.eq(to_write),
             write_head.data.eq(self.i.payload.head),
             write_head.en.eq(enable),
-            write_lanes.addr.eq(to_write),
-            write_lanes.data.eq(self.i.payload.elements),
-            write_lanes.en.eq(enable),
             read_head.addr.eq(to_read),
             read_head.en.eq(fetch),
-            read_lanes.addr.eq(taken),
-            read_lanes.en.eq(take),
-            self.o_elements.eq(read_lanes.data),
         ]
+        for write_lanes, read_lanes, of_memory in elements:
+            m.d.comb += [
+                write_lanes.addr.eq(to_write),
+                write_lanes.en.eq(enable),
+                read_lanes.addr.eq(taken),
+                read_lanes.en.eq(take),
+            ]
+            for index, lane in enumerate(of_memory):
+                m.d.comb += [
+                    write_lanes.data[index].eq(self.i.payload.elements[lane]),
+                    self.o_elements[lane].eq(read_lanes.data[index]),
+                ]
         onward = Signal()  # the head that is out of its memory leaves it
         place = Signal(range(slots), reset_less=True)  # where the elements of that head are
         with m.If(write):

@@ -30,7 +30,7 @@ def _latency(deep: bool) -> int:
 
 
 def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
-    """The longest program of the default formats must not take longer than 32 beats, `deep` than 98."""
+    """The longest program of the default formats must not take longer than 32 beats, `deep` than 99."""
     if deep:
         return 1
     return 3 if "backward" in passes else 2
@@ -216,25 +216,27 @@ class Coefficients(wiring.Component):
         operand_a, operand_b = select_a.choose(m, acting.select_a), select_b.choose(m, acting.select_b)
 
         # operands
-        order = m.submodules.order = Order(fmt=fmt)
+        order = m.submodules.order = Order(fmt=fmt, deep=self.deep)
         reciprocal = m.submodules.reciprocal = self.reciprocal
         selected = Rank(m, "selected", Const(1), advance=advance, built=self.deep)
         kind, first_half, second_half = (
             selected.keep(value, name)
             for name, value in (("kind", kind), ("first_half", first_half), ("second_half", second_half))
         )
+        a, b = selected.keep(operand_a, "a"), Signal(wide_layout(fmt), name="operand_b_signed")
+        chosen_b, negate_b = selected.keep(operand_b, "b"), selected.keep(negate_b, "negate_b")
         m.d.comb += [
-            order.i_a.eq(selected.keep(operand_a, "a")),
-            order.i_b.eq(selected.keep(operand_b, "b")),
-            order.i_negate_b.eq(selected.keep(negate_b, "negate_b")),
-            order.i_keep.eq(kind != Kind.ADD),
+            b.eq(Cat(chosen_b.fraction, chosen_b.exponent, chosen_b.sign ^ negate_b)),
+            order.i_a.eq(a),
+            order.i_b.eq(b),
             reciprocal.i_divisor.eq(registers[self.pinned["spread"]]),
             reciprocal.i_start.eq(acting.divide_start & advance),
             reciprocal.i_step.eq(acting.divide_step & advance),
         ]
         rank = Rank(m, "operands", Const(1), advance=advance, built=self.deep)
-        a, b = rank.keep(order.o_large, "a"), rank.keep(order.o_small, "b")
-        factor = rank.keep(self._factor(order.i_b, first_half), "factor")
+        multiplicand = rank.keep(significand(a), "multiplicand")
+        factor = rank.keep(self._factor(b, first_half), "factor")
+        a, b = rank.keep(a, "a"), rank.keep(b, "b")
         kind, first_half, second_half = (
             rank.keep(value, name)
             for name, value in (("kind", kind), ("first_half", first_half), ("second_half", second_half))
@@ -242,12 +244,12 @@ class Coefficients(wiring.Component):
 
         adder = m.submodules.adder = Adder(fmt=fmt, deep=self.deep)
         m.d.comb += [
-            adder.i_large.eq(a), adder.i_small.eq(b), adder.i_places.eq(rank.keep(order.o_places, "places")),
-            adder.i_advance.eq(advance),
+            adder.i_a.eq(a), adder.i_b.eq(b), adder.i_swap.eq(rank.keep(order.o_swap, "swap")),
+            adder.i_places.eq(rank.keep(order.o_places, "places")), adder.i_advance.eq(advance),
         ]  # fmt: skip
         unrounded = Signal(unrounded_layout(fmt), reset_less=True)
         rank = Rank(m, "partial", Const(1), advance=advance, built=self.deep)
-        product = self._multiply(m, a, b, factor, first_half, second_half, unrounded, rank)
+        product = self._multiply(m, a, b, multiplicand, factor, first_half, second_half, unrounded, rank)
         kind, b_exists = rank.keep(kind, "kind"), rank.keep(b.exponent.any(), "b_exists")
         result = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
@@ -390,21 +392,22 @@ class Coefficients(wiring.Component):
         m: Module,
         a: data.View[data.StructLayout],
         b: data.View[data.StructLayout],
+        multiplicand: Value,
         factor: Value,
         first_half: Signal,
         second_half: Signal,
         partial: data.View[data.StructLayout],
         rank: Rank,
     ) -> data.View[data.StructLayout]:
-        """Half of b's significand per cycle, the low half first; a short b is in the high half and needs no first
-        cycle. The rank is between the rows and their sum with the `partial` result."""
+        """a's significand, the `multiplicand`, and half of b's per cycle, the low half first; a short b is in the high
+        half and needs no first cycle. The rank is between the rows and their sum with the `partial` result."""
         fmt, low_bits = self.spec.coef, _low_bits(self.spec)
         product = Signal(unrounded_layout(fmt), name="product")
         high_bits = fmt.significand_bits - low_bits
         rows = Signal(fmt.significand_bits + high_bits, name="rows")
         carried = Signal(fmt.significand_bits, name="carried")
         total = Signal(fmt.significand_bits + high_bits + 1, name="product_high")
-        m.d.comb += rows.eq(significand(a) * factor)
+        m.d.comb += rows.eq(multiplicand * factor)
         rows = rank.keep(rows, "rows")
         first_half, second_half = rank.keep(first_half, "first_half"), rank.keep(second_half, "second_half")
         m.d.comb += [

@@ -42,6 +42,15 @@ def marks_layout(fmt: BlockFormat, blocks: int) -> data.ArrayLayout:
     return data.ArrayLayout(data.StructLayout({"max": mark, "min": mark}), blocks)
 
 
+class Queue(SyncFIFOBuffered):
+    """A FIFO that reads no place in the cycle that writes it; told so, Yosys adds no logic for that."""
+
+    def elaborate(self, platform: object) -> Module:
+        m: Module = super().elaborate(platform)
+        m.submodules.storage.attrs["no_rw_check"] = 1
+        return m
+
+
 class Extrema(wiring.Component):
     """Queues of records, for three channels of `max_chunks`: one that is met, one whose coefficients are being made,
     one that is coming.
@@ -77,7 +86,7 @@ class Extrema(wiring.Component):
         blocks, layout = self.blocks, record_layout(self.format, self.blocks)
         queues = []
         for index in range(blocks):
-            queue = m.submodules[f"queue_{index}"] = SyncFIFOBuffered(width=layout.size, depth=self.depth)
+            queue = m.submodules[f"queue_{index}"] = Queue(width=layout.size, depth=self.depth)
             queues.append(queue)
         free = [queue.level < self.depth - self.on_the_way if self.on_the_way else queue.w_rdy for queue in queues]
         m.d["sync" if self.deep else "comb"] += self.o_free.eq(Cat(free).all())
@@ -110,10 +119,11 @@ class Extrema(wiring.Component):
             moves = Signal(name=f"moves_{index}")
             arrived = Rank(m, f"arrived_{index}", queue.r_rdy, advance=moves, built=self.deep)
             heads = Skid(m, f"head_{index}", arrived.valid, advance=gone, built=self.deep)
-            head: Any = heads.keep(arrived.keep(offered, "record"), "record")
+            waiting: Any = arrived.keep(offered, "record")
+            head: Any = heads.keep(waiting, "record")
             both = Signal(name=f"both_{index}")
             m.d.comb += [
-                both.eq(head.max == head.min),
+                both.eq(heads.keep(waiting.max == waiting.min, "both") if self.deep else head.max == head.min),
                 moves.eq(heads.ready | (~arrived.valid if self.deep else 0)),
                 queue.r_en.eq(moves),
             ]
@@ -121,11 +131,16 @@ class Extrema(wiring.Component):
             for kind in ("max", "min"):
                 place = head[kind]
                 met, before = Signal(name=f"{kind}_met_{index}"), Signal(name=f"{kind}_before_{index}")
-                m.d.comb += met.eq(current & ~before & (place.beat == beat))
+                # one that was not met lies ahead: deep, the sign of a difference tells sooner
+                here = ~(beat - place.beat)[-1] if self.deep else place.beat == beat
+                m.d.comb += met.eq(current & ~before & here)
                 with m.If(self.i_take):
                     m.d.sync += before.eq((before | met) & ~gone)
                 passed.append(before | met)
-                for block in range(blocks):
+                if blocks == 1:  # a lane without a mark means nothing
+                    mark = self.o[0][kind]
+                    m.d.comb += [mark.valid.eq(met & ~both), mark.lane.eq(place.lane)]
+                for block in range(blocks) if blocks > 1 else ():
                     mark = self.o[block][kind]
                     with m.If(met & ~both & (place.block == block)):
                         m.d.comb += [mark.valid.eq(1), mark.lane.eq(place.lane)]

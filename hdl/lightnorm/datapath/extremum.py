@@ -8,7 +8,8 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 
 from ..arith.leading_one import leading_one
 from ..arith.rank import Rank
-from .windows import Decision, Windows, below, window
+from ..arith.shift import below
+from .windows import Decision, Windows, window
 
 __all__ = ["Extremum"]
 
@@ -22,6 +23,13 @@ class Extremum:
         self._block_size = self._sums.spec.activation.block_size
         self._sum, self._valid, self._lane = own.sum, own.valid, own.lane
         self._base: Value = windows.base(own.exponent, backward, name=self._name)
+
+    def spread(self, rank: Rank) -> None:
+        """The sum inverted where negative, behind the rank."""
+        sign = self._sum[-1]
+        magnitude = Signal(self._sums.own_bits, name=f"whole_{self._name}")
+        self._module.d.comb += magnitude.eq(self._sum[:-1] ^ sign.replicate(self._sums.own_bits))
+        self._magnitude = rank.keep(magnitude, f"magnitude_{self._name}")
 
     def cross(self, rank: Rank) -> None:
         """What is needed to the end."""
@@ -43,18 +51,20 @@ class Extremum:
         size = self._sums.segment
         return self._valid & (self._lane // size == segment % (self._block_size // size))
 
-    def find(self, rank: Rank) -> None:
-        """The leading bit, behind the rank."""
-        sign = self._sum[-1]
-        magnitude = Signal(self._sums.own_bits, name=f"whole_{self._name}")
-        self._module.d.comb += magnitude.eq(self._sum[:-1] ^ sign.replicate(self._sums.own_bits))
-        leading, any_bit = leading_one(self._module, magnitude, name=f"leading_{self._name}")
+    def find(self, backward: Value, rank: Rank, *, deep: bool) -> None:
+        """Its leading bit, behind the rank."""
+        self._offset = None
+        if deep:
+            self._offset = rank.keep(self._windows.offset(self._base, backward), f"offset_{self._name}")
+        leading, any_bit = leading_one(self._module, self._magnitude, name=f"leading_{self._name}")
         self._leading = rank.keep(leading, f"leading_{self._name}")
         self._any = rank.keep(any_bit, f"any_{self._name}")
 
     def ask(self, backward: Value) -> None:
         """For a shared exponent."""
-        self._candidate = self._windows.candidate(self._leading, self._any, self._base, backward, name=self._name)
+        self._candidate = self._windows.candidate(
+            self._leading, self._any, self._base, self._offset, backward, name=self._name
+        )
 
     def candidate_in(self, gradient_block: int) -> Signal:
         """Its candidate, in that block of the gradient format; else the lowest number."""
@@ -70,7 +80,7 @@ class Extremum:
         self._module.d.comb += candidate.eq(Mux(inside, self._candidate, lowest))
         return candidate
 
-    def place(self, shared_exps: list[Signal], rank: Rank) -> None:
+    def place(self, shared_exps: list[Value], rank: Rank) -> None:
         """`shared_exps`: of each segment of the beat."""
         per_block = self._block_size // self._sums.segment
         of_block = shared_exps[self._block * per_block : (self._block + 1) * per_block]
@@ -78,9 +88,17 @@ class Extremum:
         self._module.d.comb += place.eq(Array(of_block)[self._lane // self._sums.segment] + self._base)
         self._place = rank.keep(place, f"place_{self._name}")
 
-    def start(self, rank: Rank) -> None:
+    def start(self, rank: Rank, *, deep: bool) -> None:
+        """The window's place, and `deep` which places it drops."""
         start = self._windows.start(self._place, self._sums.own_bits, name=self._name)
-        self._start = rank.keep(start, f"start_{self._name}")
+        self._start, self._dropped = rank.keep(start, f"start_{self._name}"), None
+        if deep:  # not behind `start`
+            self._dropped = rank.keep(self._below(self._place), f"dropped_{self._name}")
+
+    def _below(self, place: Value) -> Signal:
+        return below(
+            self._module, place, self._windows.bits + self._sums.own_bits, name=f"dropped_{self._name}"
+        )  # fmt: skip
 
     def cut(self, rank: Rank) -> None:
         """The window, and what lies on both sides of it."""
@@ -88,7 +106,7 @@ class Extremum:
         self._sign = self._sum[-1]
         value = Cat(Const(0, windows.bits), self._sum, self._sign.replicate(windows.beyond))
         end = windows.bits + self._sums.own_bits
-        dropped = below(m, self._start, end, name=f"dropped_{name}")
+        dropped = self._below(self._start) if self._dropped is None else self._dropped
         kept = windows.from_top_down(dropped)
         sticky, overflow = Signal(name=f"sticky_{name}"), Signal(name=f"overflow_{name}")
         m.d.comb += [

@@ -108,7 +108,8 @@ class Normalized(wiring.Component):
     """An extremum of a block as a number whose order key compares across blocks; combinational.
 
     `o` is the order key of {exponent, significand without its leading bit}; exponent 0 is the number 0, otherwise the
-    value is significand * 2^(exponent - 1 - man_bits) steps.
+    value is significand * 2^(exponent - 1 - man_bits) steps. `i_exponent` is the one of a significand with a leading
+    bit.
     """
 
     def __init__(self, *, fmt: BlockFormat) -> None:
@@ -117,7 +118,7 @@ class Normalized(wiring.Component):
         super().__init__(
             {
                 "i_key": In(fmt.element_bits),
-                "i_shared_exp": In(fmt.exp_bits),
+                "i_exponent": In(self.exponent_bits),
                 "o": Out(self.exponent_bits + fmt.man_bits + 1),
             }
         )
@@ -133,7 +134,7 @@ class Normalized(wiring.Component):
         ]
         shifted, places = normalize(m, magnitude, name="normalize")
         exponent = Signal(self.exponent_bits)
-        m.d.comb += exponent.eq(Mux(shifted[-1], self.i_shared_exp + (fmt.man_bits + 1) - places, 0))
+        m.d.comb += exponent.eq(Mux(shifted[-1], self.i_exponent - places, 0))
         ordered = Cat(shifted[:-1], exponent)
         m.d.comb += self.o.eq(Cat(ordered ^ negative.replicate(len(ordered)), ~negative))
         return m

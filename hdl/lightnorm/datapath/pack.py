@@ -15,24 +15,22 @@ from amaranth.lib.wiring import In, Out
 
 from ..arith.leading_one import leading_one
 from ..arith.rank import Rank, Skid
+from ..arith.shift import below
 from .beat import beat_layout, output_layout
 from .extremum import Extremum
 from .sums import SumFormat
-from .windows import Decision, Windows, below, window, within
+from .windows import Decision, Windows, window, within
 
 __all__ = ["Pack"]
 
 
-POWERS = 3
-"""In a deep pipeline, so many lanes say together whether one of them is an exact negative power of two."""
-
-
 class Pack(wiring.Component):
-    """Sums of a beat in, encoded blocks out; one beat per cycle, latency one cycle, `deep` ten.
+    """Sums of a beat in, encoded blocks out; one beat per cycle, latency one cycle, `deep` eleven.
 
-    `o_advance` says that everything from `apply` on moves: the last registers are free or being taken; `deep` has room
-    for a beat more, and says so from a register. The payload of `o` holds while it waits; not `deep`, the rounding
-    behind the registers is combinational. `o_saturated`: of the beat being taken.
+    `o_ready` says that everything from `apply` on moves: the last registers are free or being taken; `deep` has room
+    for a beat more, and says so from a register. `o_advance` is the same, `deep` from another one, for all that moves.
+    The payload of `o` holds while it waits; not `deep`, the rounding behind the registers is combinational.
+    `o_saturated`: of the beat being taken.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, deep: bool) -> None:
@@ -41,6 +39,7 @@ class Pack(wiring.Component):
             {
                 "i": In(sums.layout(lanes)),
                 "i_valid": In(1),
+                "o_ready": Out(1),
                 "o_advance": Out(1),
                 "o": Out(stream.Signature(output_layout(sums.beat_bits(lanes)))),
                 "o_saturated": Out(range(lanes + 1)),
@@ -89,6 +88,8 @@ class Pack(wiring.Component):
             spread.keep(self._magnitudes(m, segment, shared[segment], own_lanes, signs), f"vector_{segment}")
             for segment in segments
         ]
+        for extremum in extrema:
+            extremum.spread(spread)
         cross(spread)
 
         # 6: its leading bit
@@ -97,19 +98,23 @@ class Pack(wiring.Component):
         for segment, vector in enumerate(vectors):
             leading, any_bit = leading_one(m, vector, name=f"leading_{segment}")
             tops.append((found.keep(leading, f"leading_{segment}"), found.keep(any_bit, f"any_{segment}")))
+        offsets: list[Value | None] = [
+            found.keep(windows.offset(base, flags[0]), f"offset_{segment}") if self.deep else None
+            for segment, base in enumerate(bases)
+        ]
         for extremum in extrema:
-            extremum.find(found)
+            extremum.find(flags[0], found, deep=self.deep)
         cross(found)
 
         # 7: the shared exponent that each asks for
         asked = rank("asked")
         candidates: list[Value] = [
-            asked.keep(windows.candidate(*top, bases[segment], flags[0], name=f"{segment}"), f"candidate_{segment}")
+            windows.candidate(*top, bases[segment], offsets[segment], flags[0], name=f"{segment}")
             for segment, top in enumerate(tops)
         ]
         for extremum in extrema:
             extremum.ask(flags[0])
-        members = self._members(candidates, extrema, asked)
+        members = self._members(m, candidates, extrema, flags[0], asked)
         cross(asked)
 
         # 8: the highest of a block
@@ -140,20 +145,18 @@ class Pack(wiring.Component):
         masks, amounts, highs_below = [], [], []
         for segment, place in enumerate(places):
             start = windows.start(place, whole, name=f"{segment}")
-            mask = below(m, start, windows.bits + whole, name=f"dropped_{segment}")
-            masks.append(placed.keep(mask, f"dropped_{segment}"))
             known = place if self.deep else start  # not to wait for the other; `start` is shorter
+            mask = below(m, known, windows.bits + whole, name=f"dropped_{segment}")
+            masks.append(placed.keep(mask, f"dropped_{segment}"))
             of_parts = {
                 name: within(m, known, first, first + width + windows.bits, name=f"part_{name}_{segment}")
                 for name, (first, width) in self._parts.items()
             }
-            amounts.append(
-                {name: placed.keep(amount, f"amount_{name}_{segment}") for name, amount in of_parts.items()}
-            )
+            amounts.append({name: placed.keep(amount, f"amount_{name}_{segment}") for name, amount in of_parts.items()})
             high_below = (shared[segment].high - 1)[: sums.high_bits]
             highs_below.append(placed.keep(high_below, f"high_below_{segment}"))
         for extremum in extrema:
-            extremum.start(placed)
+            extremum.start(placed, deep=self.deep)
         exponents = [placed.keep(exponent, f"shared_exp_{segment}") for segment, exponent in enumerate(exponents)]
         may_bump = [placed.keep(bump, f"may_bump_{segment}") for segment, bump in enumerate(may_bump)]
         cross(placed)
@@ -194,19 +197,26 @@ class Pack(wiring.Component):
                 for extremum, own in zip(extrema, own_decisions, strict=True)
                 if extremum.may_be_lane(of_segment[0])
             ]
-            group = POWERS if self.deep else len(powers)
+            kept = powers if self.deep else [Cat(powers).any()]
             exact_powers.append(Cat(
-                decided.keep(Cat(powers[first : first + group]).any(), f"exact_power_{segment}_{first}")
-                for first in range(0, len(powers), group)
+                decided.keep(power, f"exact_power_{segment}_{index}") for index, power in enumerate(kept)
             ))  # fmt: skip
         exponents = [decided.keep(exponent, f"shared_exp_{segment}") for segment, exponent in enumerate(exponents)]
         may_bump = [decided.keep(bump, f"may_bump_{segment}") for segment, bump in enumerate(may_bump)]
         flags = decided.keep(flags, "flags")
 
-        # 13: round, and take everything a place higher if a negative power of two asks for it
+        # 13: take everything a place higher if a negative power of two asks for it
+        bumped = rank("bumped")
+        bumps = [self._of_block(m, exact_powers, segment, flags[0]) & may_bump[segment] for segment in segments]
+        if self.deep:  # wires would do else, but behind them ABC finds 1 % more area
+            bumps = [bumped.keep(bump, f"bump_{segment}") for segment, bump in enumerate(bumps)]
+            rounding = [decision.kept(bumped, f"{lane}") for lane, decision in enumerate(rounding)]
+            exponents = [bumped.keep(exponent, f"shared_exp_{segment}") for segment, exponent in enumerate(exponents)]
+            flags = bumped.keep(flags, "flags")
+
+        # 14: round
         rounded = rank("rounded")
         backward = flags[0]
-        bumps = [self._of_block(m, exact_powers, segment, backward) & may_bump[segment] for segment in segments]
         elements, saturated = [], []
         for lane, decision in enumerate(rounding):
             significand, exceeds = self._round(m, lane, decision, bumps[lane // sums.segment], backward)
@@ -219,10 +229,11 @@ class Pack(wiring.Component):
         ]
         flags = rounded.keep(flags, "flags")
 
-        # 14: encode
+        # 15: encode
         output = Skid(m, "output", rounded.valid, advance=self.o.ready, built=self.deep)
         m.d.comb += [
-            self.o_advance.eq(output.ready if self.deep else ~decided.valid | self.o.ready),
+            self.o_ready.eq(output.ready if self.deep else ~decided.valid | self.o.ready),
+            self.o_advance.eq(~output.full if self.deep else self.o_ready),
             self.o.valid.eq(output.valid),
             self.o.payload.data.eq(output.keep(self._encode(m, exponents, elements, flags[0]), "data")),
             self.o.payload.last.eq(output.keep(flags[1], "last")),
@@ -258,9 +269,7 @@ class Pack(wiring.Component):
             signs.append(sign)
         return signs
 
-    def _magnitudes(
-        self, m: Module, segment: int, shared: Any, own_lanes: Any, lane_signs: list[Signal]
-    ) -> Signal:
+    def _magnitudes(self, m: Module, segment: int, shared: Any, own_lanes: Any, lane_signs: list[Signal]) -> Signal:
         """OR over the segment's valid lanes of their sums, inverted where negative; fraction lowest."""
         sums = self.sums
         low: Value = Const(0, sums.low_bits)
@@ -297,23 +306,48 @@ class Pack(wiring.Component):
         sizes = dict.fromkeys(fmt.block_size for fmt in self.sums.formats)
         return {size: [first // size for first in range(0, self.lanes, self.sums.segment)] for size in sizes}
 
+    def _limit(self, size: int, backward: Value) -> Value:
+        """The largest shared exponent of the format with such blocks."""
+        return Windows.by_pass([fmt.max_shared_exp for fmt in self.sums.formats if fmt.block_size == size], backward)
+
+    def _in_range(self, m: Module, wanted: Value, size: int, backward: Value, name: str) -> Value:
+        """A shared exponent that the format has."""
+        limit = self._limit(size, backward)
+        exponent = Signal(self.sums.exp_bits, name=f"exponent_{name}")
+        inside: Value = Mux(wanted > limit, limit, wanted)
+        if self.deep:  # without the carries of a comparison
+            of_formats = [
+                wanted[: fmt.exp_bits] | wanted[fmt.exp_bits : -1].any().replicate(fmt.exp_bits)
+                for fmt in self.sums.formats
+                if fmt.block_size == size
+            ]
+            inside = of_formats[0] if len(of_formats) == 1 else Mux(backward, of_formats[1], of_formats[0])
+        m.d.comb += exponent.eq(Mux(wanted < 0, 0, inside))
+        return exponent
+
     def _members(
-        self, candidates: list[Value], extrema: list[Extremum], rank: Rank
+        self, m: Module, candidates: list[Value], extrema: list[Extremum], backward: Value, rank: Rank
     ) -> dict[tuple[int, int], list[Value]]:
-        """By size and number of a block: the candidates of its segments and, in backward, of its extrema (which cross
-        the rank here)."""
+        """By size and number of a block: the candidates of its segments and, in backward, of its extrema, behind the
+        rank; `deep` each within the format's range, which is sooner than the highest alone and leaves less to compare.
+        """
         members: dict[tuple[int, int], list[Value]] = {}
+
+        def add(size: int, block: int, candidate: Value, name: str) -> None:
+            value: Value = candidate
+            if self.deep:
+                value = self._in_range(m, candidate, size, backward, f"{name}_{size}")
+            members.setdefault((size, block), []).append(rank.keep(value, f"candidate_{name}_{size}"))
+
         for size, blocks in self._blocks_of_formats().items():
             for segment, block in enumerate(blocks):
-                members.setdefault((size, block), []).append(candidates[segment])
+                add(size, block, candidates[segment], f"{segment}")
             if size == self.sums.formats[-1].block_size:
                 for block in dict.fromkeys(blocks):
                     lanes = range(block * size, (block + 1) * size, self.sums.segment)
-                    members[size, block] += [
-                        rank.keep(extremum.candidate_in(block), f"candidate_own_{index}_{block}")
-                        for index, extremum in enumerate(extrema)
-                        if any(extremum.may_be_lane(lane) for lane in lanes)
-                    ]
+                    for index, extremum in enumerate(extrema):
+                        if any(extremum.may_be_lane(lane) for lane in lanes):
+                            add(size, block, extremum.candidate_in(block), f"own_{index}_{block}")
         return members
 
     def _highest(self, m: Module, members: list[Value], name: str) -> Value:
@@ -338,24 +372,23 @@ class Pack(wiring.Component):
 
     def _shared_exps(
         self, m: Module, highest: dict[tuple[int, int], Value], backward: Value
-    ) -> list[tuple[Signal, Value]]:
+    ) -> list[tuple[Value, Value]]:
         """For each segment, its block's shared exponent, and whether that may go one higher.
 
         The highest that a segment or an extremum of the block asks for, within the format's range.
         """
-        formats, choices = self.sums.formats, []  # per block size, the values of each segment
+        choices = []  # per block size, the values of each segment
         for size, blocks in self._blocks_of_formats().items():
-            limit = Windows.by_pass([fmt.max_shared_exp for fmt in formats if fmt.block_size == size], backward)
+            limit = self._limit(size, backward)
             values = {}
             for block in dict.fromkeys(blocks):
                 wanted = highest[size, block]
-                exponent = Signal(self.sums.exp_bits, name=f"exponent_{size}_{block}")
-                m.d.comb += exponent.eq(Mux(wanted < 0, 0, Mux(wanted > limit, limit, wanted)))
-                values[block] = exponent, wanted < limit
+                within_range = wanted if self.deep else self._in_range(m, wanted, size, backward, f"{size}_{block}")
+                values[block] = within_range, wanted < limit
             choices.append([values[block] for block in blocks])
         if len(choices) == 1:
             return choices[0]
-        selected = []
+        selected: list[tuple[Value, Value]] = []
         for segment, (training, gradient) in enumerate(zip(*choices, strict=True)):
             exponent = Signal(self.sums.exp_bits, name=f"exponent_{segment}")
             m.d.comb += exponent.eq(Mux(backward, gradient[0], training[0]))
@@ -442,29 +475,33 @@ class Pack(wiring.Component):
             pieces.append(((in_window, sticky, overflow, own_sign), valid))
         return pieces
 
-    def _round(
-        self, m: Module, lane: int, decision: Decision, bump: Value, backward: Value
-    ) -> tuple[Signal, Signal]:
+    def _round(self, m: Module, lane: int, decision: Decision, bump: Value, backward: Value) -> tuple[Signal, Signal]:
         """A lane's significand, and whether it saturates."""
         bits = self.sums.man_bits + 1
-        bumped = Signal(name=f"bump_{lane}")
-        total = Signal(bits + 1, name=f"rounded_{lane}")
         result, exceeds = Signal(bits, name=f"significand_{lane}"), Signal(name=f"exceeds_{lane}")
+        bumped = Signal(name=f"bump_{lane}")
         limit = Windows.by_pass([(1 << fmt.significand_bits) - 1 for fmt in self.sums.formats], backward)
+        total = Signal(bits + 1, name=f"rounded_{lane}")
+        m.d.comb += bumped.eq(bump)
+        m.d.comb += total.eq(
+            Mux(bumped, decision.magnitude >> 1, decision.magnitude) + Mux(bumped, decision.up_bumped, decision.up)
+        )
+        # deep, not as a choice: its registers would get a reset, which comes late
+        saturated = (total[:bits] | exceeds.replicate(bits)) & limit
         m.d.comb += [
-            bumped.eq(bump),
-            total.eq(
-                Mux(bumped, decision.magnitude >> 1, decision.magnitude) + Mux(bumped, decision.up_bumped, decision.up)
-            ),
             exceeds.eq(decision.overflow | self._carry(total, backward)),
-            result.eq(Mux(exceeds, limit, total[:bits])),
+            result.eq(saturated if self.deep else Mux(exceeds, limit, total[:bits])),
         ]
         return result, exceeds
 
     def _encode(
         self, m: Module, exponents: list[Value], elements: list[tuple[Signal, Signal]], backward: Value
     ) -> Value:
-        """The bits of a beat: `exponents` of its segments, significand and sign of its elements."""
+        """The bits of a beat: `exponents` of its segments, significand and sign of its elements.
+
+        A block of zeros has exponent 0 already, as nobody asks for another, and its gate could go: `deep` it does, but
+        ABC maps the short pipeline 1 % smaller with it.
+        """
         sums = self.sums
         nonzero = [
             Cat(significand for significand, _ in elements[first : first + sums.segment]).any()
@@ -476,7 +513,7 @@ class Pack(wiring.Component):
             for block in range(self.lanes // fmt.block_size):
                 first = block * fmt.block_size
                 of_block = range(first // sums.segment, (first + fmt.block_size) // sums.segment)
-                some = Cat(nonzero[segment] for segment in of_block).any()
+                some = 1 if self.deep else Cat(nonzero[segment] for segment in of_block).any()
                 m.d.comb += beat[block].shared_exp.eq(Mux(some, exponents[of_block[0]], 0))
                 for lane, (significand, sign) in enumerate(elements[first : first + fmt.block_size]):
                     element = beat[block].elements[lane]

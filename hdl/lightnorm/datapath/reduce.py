@@ -16,8 +16,9 @@ coefficients' program reads them, and the next channel may overwrite each in the
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, ResetSignal, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +28,7 @@ from ..arith.rank import Rank
 from ..arith.shift import cut_shift_left
 from .beat import beat_layout
 from .extrema import place_layout, record_layout
+from .multiplier import Multiplier
 from .order_keys import BlockExtrema, FixedPoint, Normalized, normalized_exponent_bits
 
 __all__ = ["Reduce", "statistic_cycles", "statistics_shapes"]
@@ -40,7 +42,7 @@ def statistic_cycles(deep: bool) -> dict[str, int]:
     One a cycle, as the one unit reads them. What a `deep` pipeline has first is read first, so that little is delayed.
     """
     if deep:
-        return {"total": 3, "grad_total": 4, "product_total": 5, "range_total": 7}
+        return {"total": 4, "grad_total": 5, "product_total": 6, "range_total": 7}
     return {"total": 0, "range_total": 1, "product_total": 2, "grad_total": 3}
 
 
@@ -56,6 +58,10 @@ def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
         "grad_total": (signed(grad_total + 1), g.min_exponent),
         "product_total": (signed(product_total + 1), x.min_exponent + g.min_exponent),
     }
+
+
+LONG_CARRY = 100
+"""Bits of a sum from which on its carry takes most of a deep pipeline's cycle."""
 
 
 def _signed_sum(
@@ -147,13 +153,14 @@ class Reduce(wiring.Component):
         first = Rank(m, "first", self.i_valid, advance=self.o_ready, loads=offered)
         last, chunk_end = first.keep(self.i_last, "last"), first.keep(self.i_chunk_end, "chunk_end")
         records = first.keep(self.i_backward, "records") if self.backward else Const(0)  # of chunks that close
+        vacant = first.vacant() if self.deep else ~first.valid
         free, go = Signal(), Signal()
         m.d.comb += [
             free.eq(self.i_records_free | ~records if self.backward else 1),
             self.o_occupied.eq(first.valid),
-            self.o_request.eq(first.valid & last & free),
-            go.eq(first.valid & free & (self.i_begin | ~last)),
-            self.o_ready.eq(~first.valid | go),
+            self.o_request.eq(~vacant & last & free),
+            go.eq(~vacant & free & (self.i_begin | ~last)),
+            self.o_ready.eq(vacant | go),
         ]
         second = Rank(m, "second", go, loads=first.valid, built=self.deep)
         third = Rank(m, "third", second.valid, built=self.deep)
@@ -166,7 +173,7 @@ class Reduce(wiring.Component):
                 value = rank.keep(value, name)
             return value
 
-        summaries, sums = [], []
+        summaries, sums, block_elements = [], [], []
         for index in range(blocks):
             block = self.i[index]
             extrema = BlockExtrema(
@@ -174,13 +181,11 @@ class Reduce(wiring.Component):
                 ranks=(first, second, third, fourth), name=f"{index}",
             )  # fmt: skip
             shared_exp = first.keep(block.shared_exp, f"shared_exp_{index}")
-            summaries.append((extrema, joined(shared_exp, f"shared_exp_{index}")))
-            elements = [block.elements[lane] for lane in range(fmt.block_size)]
-            block_sum = _signed_sum(
-                m, [element.significand for element in elements], [element.sign for element in elements],
-                name=f"block_sum_{index}", cut=first if self.deep else None,
-            )  # fmt: skip
-            sums.append(self._kept_sum(block_sum, shared_exp, first, second, f"sum_{index}"))
+            summaries.append((extrema, joined(shared_exp + (fmt.man_bits + 1), f"highest_{index}")))
+            elements = self._elements(block, first, f"{index}")
+            block_elements.append(elements)
+            block_sum = _signed_sum(m, *elements, name=f"block_sum_{index}", cut=second if self.deep else None)
+            sums.append(self._kept_sum(block_sum, shared_exp, (first, second, third), f"sum_{index}"))
 
         # 2: the running maximum and minimum of the chunk; a beat's blocks in order
         ranges = self._scan(
@@ -214,6 +219,18 @@ class Reduce(wiring.Component):
                 width = len(value) + largest_exponent
                 shifted = cut_shift_left(m, value, exponent, width, fine, name=f"{name}_shift_{index}")
                 rows.append(coarse.keep(shifted, f"{name}_shifted_{index}"))
+            if self.deep and shape.width > LONG_CARRY:
+                # its carry has no time for a gate: it starts from 0, and the last sum goes to a register of its own
+                accumulator = Signal(shape, name=f"{name}_accumulator", reset_less=True)
+                finished, following = Signal(shape, name=f"{name}_register", reset_less=True), Signal(shape, name=name)
+                m.d.comb += [following.eq(sum(rows, accumulator)), getattr(self, f"o_{name}").eq(finished)]
+                with m.If(ResetSignal() | (counts[cycle] & when[cycle][2])):
+                    m.d.sync += accumulator.eq(0)
+                with m.Elif(counts[cycle]):
+                    m.d.sync += accumulator.eq(following)
+                with m.If(counts[cycle]):
+                    m.d.sync += finished.eq(following)
+                return
             fresh = Signal(init=1, name=f"{name}_fresh")  # the next beat is a channel's first
             accumulator = Signal(shape, name=f"{name}_register", reset_less=True)
             before = Signal(shape, name=f"{name}_before")
@@ -224,65 +241,77 @@ class Reduce(wiring.Component):
             with m.If(counts[cycle]):
                 m.d.sync += [accumulator.eq(sum(rows, before)), fresh.eq(when[cycle][2])]
 
-        total("total", sums, fmt.max_shared_exp, behind=int(self.deep))
+        total("total", sums, fmt.max_shared_exp, behind=2 * self.deep)
         total("range_total", [], 0, behind=0)
         if self.backward:
-            grad_sums, product_sums = self._gradient_sums(m, first, second, third)
+            grad_sums, product_sums = self._gradient_sums(m, block_elements, (first, second, third, fourth))
             largest_grad = self.spec.gradient.max_shared_exp
-            total("grad_total", grad_sums, largest_grad, behind=int(self.deep))
-            total("product_total", product_sums, fmt.max_shared_exp + largest_grad, behind=2 * self.deep)
+            total("grad_total", grad_sums, largest_grad, behind=2 * self.deep)
+            total("product_total", product_sums, fmt.max_shared_exp + largest_grad, behind=3 * self.deep)
         return m
 
-    def _kept_sum(self, total: Value, shared_exp: Value, first: Rank, second: Rank, name: str) -> tuple[Value, Value]:
-        """A block's sum, whose `deep` form lies behind the first rank already, and its exponent: behind the second."""
+    def _elements(self, block: Any, first: Rank, name: str) -> tuple[list[Value], list[Value]]:
+        """Significands and signs of a block, `deep` behind the first rank: near to what adds and multiplies them."""
+        elements = [block.elements[lane] for lane in range(len(block.elements))]
+        if self.deep:
+            elements = [first.keep(element, f"element_{name}_{lane}") for lane, element in enumerate(elements)]
+        return [element.significand for element in elements], [element.sign for element in elements]
+
+    def _kept_sum(
+        self, total: Value, shared_exp: Value, ranks: tuple[Rank, Rank, Rank], name: str
+    ) -> tuple[Value, Value]:
+        """A block's sum, whose `deep` form lies behind the second rank already, and its exponent, behind the first:
+        behind the third."""
+        first, second, third = ranks
         kept = total if self.deep else first.keep(total, name)
-        return second.keep(kept, name), second.keep(shared_exp, f"{name}_exp")
+        return third.keep(kept, name), third.keep(second.keep(shared_exp, f"{name}_exp"), f"{name}_exp")
 
     def _gradient_sums(
-        self, m: Module, first: Rank, second: Rank, third: Rank
+        self, m: Module, block_elements: list[tuple[list[Value], list[Value]]], ranks: tuple[Rank, Rank, Rank, Rank]
     ) -> tuple[list[tuple[Value, Value]], list[tuple[Value, Value]]]:
-        """Sum and shared exponent of each gradient block, behind the second rank; sum of products and of both exponents
-        of each piece that lies in one block of either format, behind the third."""
+        """Sum and shared exponent of each gradient block, behind the third rank; sum of products and of both exponents
+        of each piece that lies in one block of either format, behind the fourth. `block_elements`: see `_elements`."""
+        first, second, third, fourth = ranks
         fmt, grad_fmt = self.spec.activation, self.spec.gradient
-        grad_sums = []
+        grad_sums, grad_elements = [], []
         for index in range(self.lanes // grad_fmt.block_size):
             block = self.i_grad[index]
-            elements = [block.elements[lane] for lane in range(grad_fmt.block_size)]
-            block_sum = _signed_sum(
-                m, [element.significand for element in elements], [element.sign for element in elements],
-                name=f"grad_block_sum_{index}", cut=first if self.deep else None,
-            )  # fmt: skip
+            elements = self._elements(block, first, f"grad_{index}")
+            grad_elements.append(elements)
+            block_sum = _signed_sum(m, *elements, name=f"grad_block_sum_{index}", cut=second if self.deep else None)
             shared_exp = first.keep(block.shared_exp, f"grad_shared_exp_{index}")
-            grad_sums.append(self._kept_sum(block_sum, shared_exp, first, second, f"grad_sum_{index}"))
+            grad_sums.append(self._kept_sum(block_sum, shared_exp, (first, second, third), f"grad_sum_{index}"))
         product_sums = []
         piece = math.gcd(fmt.block_size, grad_fmt.block_size)
         for index in range(self.lanes // piece):
             products: list[Value] = []
             signs: list[Value] = []
             for lane in range(index * piece, (index + 1) * piece):
-                x = self.i[lane // fmt.block_size].elements[lane % fmt.block_size]
-                g = self.i_grad[lane // grad_fmt.block_size].elements[lane % grad_fmt.block_size]
+                (x, x_sign), (g, g_sign) = (
+                    tuple(values[lane % of.block_size] for values in blocks[lane // of.block_size])
+                    for blocks, of in ((block_elements, fmt), (grad_elements, grad_fmt))
+                )
                 product = Signal(fmt.significand_bits + grad_fmt.significand_bits, name=f"product_{lane}")
-                m.d.comb += product.eq(x.significand * g.significand)
+                # an FPGA's multipliers are far away: numbers this short are multiplied sooner without
+                m.d.comb += product.eq(Multiplier(m, x).times(g) if self.deep else x * g)
                 products.append(product)
-                signs.append(x.sign ^ g.sign)
+                signs.append(x_sign ^ g_sign)
             if self.deep:
-                products = [first.keep(product, f"product_{index}_{i}") for i, product in enumerate(products)]
-                signs = [first.keep(sign, f"product_sign_{index}_{i}") for i, sign in enumerate(signs)]
+                products = [second.keep(product, f"product_{index}_{i}") for i, product in enumerate(products)]
+                signs = [second.keep(sign, f"product_sign_{index}_{i}") for i, sign in enumerate(signs)]
             piece_sum: Value = _signed_sum(
-                m, products, signs, name=f"product_piece_sum_{index}", cut=second if self.deep else None
+                m, products, signs, name=f"product_piece_sum_{index}", cut=third if self.deep else None
             )
             if not self.deep:
                 piece_sum = first.keep(piece_sum, f"product_sum_{index}")
-            exponent = first.keep(
+            exponent: Value = first.keep(
                 self.i[index * piece // fmt.block_size].shared_exp
                 + self.i_grad[index * piece // grad_fmt.block_size].shared_exp,
                 f"product_exp_{index}",
             )
-            exponent = second.keep(exponent, f"product_exp_{index}")
-            product_sums.append(
-                (third.keep(piece_sum, f"product_sum_{index}"), third.keep(exponent, f"product_exp_{index}"))
-            )
+            for rank in (second, third, fourth):
+                exponent = rank.keep(exponent, f"product_exp_{index}")
+            product_sums.append((fourth.keep(piece_sum, f"product_sum_{index}"), exponent))
         return grad_sums, product_sums
 
     def _scan(
@@ -310,7 +339,7 @@ class Reduce(wiring.Component):
         beat, odd = Signal(place["beat"].shape), Signal()
         running, running_place, begins = dict(carried), dict(carried_place), fresh
         ranges: list[Value] = []
-        for index, (extrema, shared_exp) in enumerate(summaries):
+        for index, (extrema, highest) in enumerate(summaries):
             empty = rank.keep(extrema.empty, f"empty_{index}")
             closes = Signal(name=f"closes_{index}")
             m.d.comb += closes.eq(chunk_end[index] & ~empty & go)
@@ -322,7 +351,7 @@ class Reduce(wiring.Component):
                 before, order_key = running[kind], rank.keep(normalized.o, f"{kind}_{index}")
                 m.d.comb += [
                     normalized.i_key.eq(key),
-                    normalized.i_shared_exp.eq(shared_exp),
+                    normalized.i_exponent.eq(highest),
                     beyond.eq(((order_key > before if kind == "max" else order_key < before) | begins) & ~empty),
                     chosen.eq(Mux(beyond, order_key, before)),
                 ]

@@ -18,12 +18,16 @@ from .reduce import statistics_shapes
 __all__ = ["TotalSelect"]
 
 
+PART_BITS = 4
+"""Of a statistic, bits that are looked at in a deep pipeline's first cycle."""
+
+
 class TotalSelect(wiring.Component):
     """An exact statistic as an unrounded wide number: its two leading digits and a sticky bit.
 
     Combinational; `deep` takes three cycles that end when `i_advance` says so, behind the choice, the search of the
-    leading digit, and the sign. A digit is as long as a wide significand, so the pair below the leading digit holds
-    every bit that rounding looks at.
+    leading digit, and the choice of the pair. A digit is as long as a wide significand, so the pair below the leading
+    digit holds every bit that rounding looks at.
     """
 
     def __init__(self, *, spec: NormSpec, names: tuple[str, ...], deep: bool) -> None:
@@ -45,42 +49,54 @@ class TotalSelect(wiring.Component):
                 with m.Case(index):
                     exponent = fmt.bias + self.shapes[name][1] + digit
                     m.d.comb += [chosen.eq(getattr(self, f"i_{name}")), base.eq(exponent)]
-        digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
-        nonzero, ones = Signal(count), Signal(count)
+        part = PART_BITS if self.deep else digit
+        parts = [
+            chosen[first : min(first + part, end)]
+            for end in range(digit, len(chosen) + 1, digit)
+            for first in range(end - digit, end, part)
+        ]
+        nonzero_parts, ones_parts = Signal(len(parts)), Signal(len(parts))
         m.d.comb += [
-            nonzero.eq(Cat(value.any() for value in digits)),
-            ones.eq(Cat(value.all() for value in digits)),
+            nonzero_parts.eq(Cat(value.any() for value in parts)),
+            ones_parts.eq(Cat(value.all() for value in parts)),
         ]
         rank = Rank(m, "selected", Const(1), advance=self.i_advance, built=self.deep)
-        chosen, base = rank.keep(chosen, "chosen"), rank.keep(base, "base")
-        nonzero, ones, negative = rank.keep(nonzero, "nonzero"), rank.keep(ones, "ones"), chosen[-1]
-        differs = Signal(count)  # from the sign
-        m.d.comb += differs.eq(Mux(negative, ~ones, nonzero))
+        chosen, base, negative = rank.keep(chosen, "chosen"), rank.keep(base, "base"), Signal()
+        nonzero_parts, ones_parts = rank.keep(nonzero_parts, "nonzero"), rank.keep(ones_parts, "ones")
+        nonzero, differs = Signal(count), Signal(count)  # from the sign
+        of_digits = [slice(first, first + len(parts) // count) for first in range(0, len(parts), len(parts) // count)]
+        m.d.comb += [
+            negative.eq(chosen[-1]),
+            nonzero.eq(Cat(nonzero_parts[of_digit].any() for of_digit in of_digits)),
+            differs.eq(Mux(negative, ~Cat(ones_parts[of_digit].all() for of_digit in of_digits), nonzero)),
+        ]
+        leads = Signal(count)  # the highest that differs, else the lowest
+        m.d.comb += leads.eq(
+            Cat(~differs[index + 1 :].any() & (differs[index] if index else 1) for index in range(count))
+        )
+        rank = Rank(m, "led", Const(1), advance=self.i_advance, built=self.deep)
+        chosen, base, negative = rank.keep(chosen, "chosen"), rank.keep(base, "base"), rank.keep(negative, "negative")
+        leads, nonzero = rank.keep(leads, "leads"), rank.keep(nonzero, "nonzero")
         digits = [chosen[index * digit : (index + 1) * digit] for index in range(count)]
         pair, position, below = Signal(2 * digit), Signal(range(count)), Signal()  # something nonzero under the pair
         found: list[tuple[Value, ...]] = []
         for index in range(count):
-            leads = Signal(name=f"leads_{index}")  # the highest that differs, else the lowest
-            m.d.comb += leads.eq(~differs[index + 1 :].any() & (differs[index] if index else 1))
             here = Cat(digits[index - 1] if index else Const(0, digit), digits[index])
             found.append(
                 (
-                    here & leads.replicate(2 * digit),
-                    Const(index, len(position)) & leads.replicate(len(position)),
-                    nonzero[: max(index - 1, 0)].any() & leads,
+                    here & leads[index].replicate(2 * digit),
+                    Const(index, len(position)) & leads[index].replicate(len(position)),
+                    nonzero[: max(index - 1, 0)].any() & leads[index],
                 )
             )
         for signal, of_digit in zip((pair, position, below), zip(*found, strict=True), strict=True):
             m.d.comb += signal.eq(functools.reduce(operator.or_, of_digit))
         rank = Rank(m, "found", Const(1), advance=self.i_advance, built=self.deep)
         pair, negative, below = rank.keep(pair, "pair"), rank.keep(negative, "negative"), rank.keep(below, "below")
-        unrounded = Signal(unrounded_layout(fmt), name="signed")
         m.d.comb += [
-            unrounded.magnitude.eq((pair ^ negative.replicate(2 * digit)) + (negative & ~below)),
-            unrounded.sticky.eq(below),
-            unrounded.sign.eq(negative),
-            unrounded.exponent.eq(rank.keep(base, "base") + rank.keep(position, "position") * digit),
+            self.o.magnitude.eq((pair ^ negative.replicate(2 * digit)) + (negative & ~below)),
+            self.o.sticky.eq(below),
+            self.o.sign.eq(negative),
+            self.o.exponent.eq(rank.keep(base, "base") + rank.keep(position, "position") * digit),
         ]
-        rank = Rank(m, "signed", Const(1), advance=self.i_advance, built=self.deep)
-        m.d.comb += self.o.eq(rank.keep(unrounded, "total"))
         return m

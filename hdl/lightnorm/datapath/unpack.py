@@ -22,12 +22,12 @@ class Position(wiring.Component):
 
     `chunks=True` adds the chunk boundaries that training needs. All outputs describe the beat being offered; they move
     on when `i_accept` says that it was taken. `i_elements`, `i_channels`, `i_chunk_blocks` must hold still during a
-    run. `ahead=True` has what it says of a beat in registers, made from the beat before; it is told by `i_active`, a
-    register, when a run is in progress.
+    run, `ahead` from the cycle before its first. `ahead=True` has what it says of a beat in registers, made from the
+    beat before.
 
     Ports
     -----
-    i_restart : a run begins with the next beat.
+    i_restart : a run begins with the next beat. i_active (`ahead` instead): a run is in progress, from a register.
     i_two_pass : every channel is sent twice.
     i_accept : the beat is transferred in this cycle.
     o_first, o_last : first and last beat of a channel (of either pass).
@@ -41,9 +41,8 @@ class Position(wiring.Component):
         self.format, self.lanes, self.chunks, self.ahead = fmt, lanes, chunks, ahead
         blocks = lanes // fmt.block_size
         super().__init__(
-            ({"i_active": In(1)} if ahead else {})
+            {"i_active" if ahead else "i_restart": In(1)}
             | {
-                "i_restart": In(1),
                 "i_two_pass": In(1),
                 "i_accept": In(1),
                 "i_elements": In(ELEMENT_BITS),
@@ -75,12 +74,12 @@ class Position(wiring.Component):
                 m.d.sync += self.o_second_pass.eq(self.i_two_pass & ~self.o_second_pass)
             with m.If(channel_done):
                 m.d.sync += [channels.eq(channels - 1), last_channel.eq(channels == 2)]
-        with m.If(self.i_restart):
+        with m.If(~self.i_active if self.ahead else self.i_restart):
             m.d.sync += [channels.eq(self.i_channels), last_channel.eq(self.i_channels == 1)]
         if self.ahead:
             # if any beat is next, a channel begins with it, in either pass
             begin, moves = Signal(), Signal()
-            m.d.comb += [begin.eq(~self.i_active | self.o_last), moves.eq(self.i_restart | self.i_accept)]
+            m.d.comb += [begin.eq(~self.i_active | self.o_last), moves.eq(~self.i_active | self.i_accept)]
             self._count_elements_ahead(m, moves, begin)
         else:
             self._count_elements(m, first)
@@ -110,18 +109,26 @@ class Position(wiring.Component):
         left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on
         last, lane_valid = Signal(reset_less=True), Signal(self.lanes, reset_less=True)
         m.d.comb += [self.o_last.eq(last), self.o_lane_valid.eq(lane_valid)]
-        with m.If(moves & begin):
-            m.d.sync += [
-                left.eq(self.i_elements),
-                last.eq(self.i_elements <= self.lanes),
-                lane_valid.eq(self._lanes_within(self.i_elements)),
-            ]
-        with m.Elif(moves):
-            m.d.sync += [
-                left.eq(left - self.lanes),
-                last.eq(left <= 2 * self.lanes),
-                lane_valid.eq(self._lanes_within(left, self.lanes)),
-            ]
+        last_next, lane_valid_next = left <= 2 * self.lanes, self._lanes_within(left, self.lanes)
+        if not self.lanes & (self.lanes - 1):  # of beats, one is left behind this one, or two: sooner than subtracting
+            place = self.lanes.bit_length() - 1
+            beats, part, one = left[place:], left[:place], Signal(name="one_beat")
+            m.d.comb += one.eq(beats == 1)
+            last_next = one | ((beats == 2) & ~part.any())
+            lane_valid_next = Cat(~one | (part > lane) for lane in range(self.lanes))
+        with m.If(moves):
+            with m.If(begin):
+                m.d.sync += [
+                    left.eq(self.i_elements),
+                    last.eq(self.i_elements <= self.lanes),
+                    lane_valid.eq(self._lanes_within(self.i_elements)),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    left.eq(left - self.lanes),
+                    last.eq(last_next),
+                    lane_valid.eq(lane_valid_next),
+                ]
 
     @property
     def _chunk_bits(self) -> int:
@@ -187,13 +194,14 @@ class Position(wiring.Component):
             any_boundary.eq(used != blocks),
             rest.eq(Mux(any_boundary, chunk, Mux(left > far, far, left)) - used),
         ]
-        with m.If(moves & begin):
-            m.d.sync += [left.eq(self.i_chunk_blocks), narrow.eq(narrow_chunk)]
-        with m.Elif(moves):
-            m.d.sync += [
-                left.eq(Mux(any_boundary, self.i_chunk_blocks, left) - used),
-                narrow.eq(Mux(rest > blocks, beyond, rest)),
-            ]
+        with m.If(moves):
+            with m.If(begin):
+                m.d.sync += [left.eq(self.i_chunk_blocks), narrow.eq(narrow_chunk)]
+            with m.Else():
+                m.d.sync += [
+                    left.eq(Mux(any_boundary, self.i_chunk_blocks, left) - used),
+                    narrow.eq(Mux(rest > blocks, beyond, rest)),
+                ]
 
 
 def mark_padding(

@@ -13,7 +13,7 @@ from ..arith.rank import Rank
 from ..arith.rounding import round_up
 from .sums import SumFormat
 
-__all__ = ["Decision", "Windows", "below", "window", "within"]
+__all__ = ["Decision", "Windows", "window", "within"]
 
 
 def window(m: Module, bits: Value, amount: Value, width: int, *, name: str) -> Signal:
@@ -26,19 +26,6 @@ def window(m: Module, bits: Value, amount: Value, width: int, *, name: str) -> S
         m.d.comb += step.eq(Mux(amount[bit], current >> (1 << bit), current))
         current = step
     return current
-
-
-def below(m: Module, place: Value, width: int, *, name: str) -> Signal:
-    """A mask of the places under `place` (unsigned), for `width` places; from the mask of its lower bits, twice."""
-    mask: Value = Const(0, 1)
-    for bit in range(len(place)):
-        step = Signal(min(2 * len(mask), width), name=f"{name}_{bit}")
-        top = place[bit].replicate(len(mask))
-        m.d.comb += step.eq(Cat(top | mask, top & mask))
-        mask = step
-    whole = Signal(width, name=name)
-    m.d.comb += whole.eq(mask)
-    return whole
 
 
 def within(m: Module, place: Value, lowest: int, highest: int, *, name: str) -> Signal:
@@ -109,11 +96,19 @@ class Windows:
         self._module.d.comb += base.eq(self.by_pass(lowest, backward) - unit)
         return base
 
-    def candidate(self, leading: Value, any_bit: Value, base: Value, backward: Value, *, name: str) -> Signal:
-        """Shared exponent that a leading bit at place `leading` asks for; without a bit the lowest number."""
+    def offset(self, base: Value, backward: Value) -> Value:
+        """What a leading bit's place is added to, to give a shared exponent."""
+        return self.by_pass([1 + shorter for shorter in self._shorter], backward) - base
+
+    def candidate(
+        self, leading: Value, any_bit: Value, base: Value, offset: Value | None, backward: Value, *, name: str
+    ) -> Signal:
+        """Shared exponent that a leading bit at place `leading` asks for; without a bit the lowest number. `offset`, if
+        it was made before: see there."""
         candidate = Signal(base.shape(), name=f"candidate_{name}")
         above = self.by_pass([1 + shorter for shorter in self._shorter], backward)
-        self._module.d.comb += candidate.eq(Mux(any_bit, leading + above - base, -(1 << (len(base) - 1))))
+        wanted = leading + above - base if offset is None else leading + offset
+        self._module.d.comb += candidate.eq(Mux(any_bit, wanted, -(1 << (len(base) - 1))))
         return candidate
 
     def start(self, place: Value, bits: int, *, name: str) -> Signal:
