@@ -236,6 +236,7 @@ async def reset_in_a_run(dut: Any) -> None:
         assert await host.read("STATUS") == 0
         assert await host.read("CTRL") == host.constants["CTRL_IDLE_MASK"] | host.constants["CTRL_READY_MASK"]
         await host.run(host.layer("train", seed=after))
+        await host.run(host.layer("backward", seed=after))  # nothing is left of the sums that were under way
 
 
 @cocotb.test()

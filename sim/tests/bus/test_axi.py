@@ -46,6 +46,12 @@ def test_streams(test: str, tmp_path: Path) -> None:
     assert problem is None, problem
 
 
+@pytest.mark.parametrize("test", ("runs.idle_and_backpressure", "misuse.reset_in_a_run", "misuse.aborts_at_any_time"))
+def test_deep(test: str, tmp_path: Path) -> None:
+    problem = run(test, tmp_path / test, config=HERE / "deep.toml")
+    assert problem is None, problem
+
+
 def test_icarus(tmp_path: Path) -> None:
     problem = run("runs.small_step", tmp_path / "step", simulator="icarus")
     assert problem is None, problem
