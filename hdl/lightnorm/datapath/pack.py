@@ -18,6 +18,7 @@ from ..arith.rank import Rank, Skid
 from ..arith.shift import below
 from .beat import beat_layout, output_layout
 from .extremum import Extremum
+from .shared_exponents import SharedExponents
 from .sums import SumFormat
 from .windows import Decision, Windows, window, within
 
@@ -114,20 +115,21 @@ class Pack(wiring.Component):
         ]
         for extremum in extrema:
             extremum.ask(flags[0])
-        members = self._members(m, candidates, extrema, flags[0], asked)
+        agreement = SharedExponents(m, sums, lanes, deep=self.deep)
+        members = agreement.members(candidates, extrema, flags[0], asked)
         cross(asked)
 
         # 8: the highest of a block
         agreed = rank("agreed")
         highest = {
-            block: agreed.keep(self._highest(m, of_block, "_".join(map(str, block))), f"highest_{block[0]}_{block[1]}")
+            block: agreed.keep(agreement.highest(of_block, "_".join(map(str, block))), f"highest_{block[0]}_{block[1]}")
             for block, of_block in members.items()
         }
         cross(agreed)
 
         # 9: within the format's range; where the block's significands then lie in its sums
         located = rank("located")
-        chosen = self._shared_exps(m, highest, flags[0])
+        chosen = agreement.of_segments(highest, flags[0])
         places = []
         for segment, (exponent, _) in enumerate(chosen):
             place = Signal(bases[segment].shape(), name=f"place_{segment}")
@@ -207,7 +209,7 @@ class Pack(wiring.Component):
 
         # 13: take everything a place higher if a negative power of two asks for it
         bumped = rank("bumped")
-        bumps = [self._of_block(m, exact_powers, segment, flags[0]) & may_bump[segment] for segment in segments]
+        bumps = [agreement.any_of_block(exact_powers, segment, flags[0]) & may_bump[segment] for segment in segments]
         if self.deep:  # wires would do else, but behind them ABC finds 1 % more area
             bumps = [bumped.keep(bump, f"bump_{segment}") for segment, bump in enumerate(bumps)]
             rounding = [decision.kept(bumped, f"{lane}") for lane, decision in enumerate(rounding)]
@@ -250,15 +252,6 @@ class Pack(wiring.Component):
         tops = [total[fmt.significand_bits :].any() for fmt in self.sums.formats]
         return tops[0] if len(tops) == 1 else Mux(backward, tops[1], tops[0])
 
-    def _of_block(self, m: Module, powers: list[Value], segment: int, backward: Value) -> Value:
-        """Whether any segment of the block that the segment belongs to has the property."""
-        merged = []
-        for fmt in self.sums.formats:
-            per_block = fmt.block_size // self.sums.segment
-            first = segment // per_block * per_block
-            merged.append(Cat(powers[first : first + per_block]).any())
-        return merged[0] if len(merged) == 1 else Mux(backward, merged[1], merged[0])
-
     def _signs(self, m: Module, shared: Any, own_lanes: Any, name: str) -> list[Signal]:
         """Sign of every sum: its own where the block's high part is 0, otherwise that of the high part."""
         signs = []
@@ -300,100 +293,6 @@ class Pack(wiring.Component):
         vector = Signal(sums.fraction_bits + sums.low_bits + sums.high_bits, name=f"vector_{segment}")
         m.d.comb += vector.eq(Cat(fraction, low, high & shared.has_high.replicate(sums.high_bits)))
         return vector
-
-    def _blocks_of_formats(self) -> dict[int, list[int]]:
-        """By block size: the block of that size that each segment lies in."""
-        sizes = dict.fromkeys(fmt.block_size for fmt in self.sums.formats)
-        return {size: [first // size for first in range(0, self.lanes, self.sums.segment)] for size in sizes}
-
-    def _limit(self, size: int, backward: Value) -> Value:
-        """The largest shared exponent of the format with such blocks."""
-        return Windows.by_pass([fmt.max_shared_exp for fmt in self.sums.formats if fmt.block_size == size], backward)
-
-    def _in_range(self, m: Module, wanted: Value, size: int, backward: Value, name: str) -> Value:
-        """A shared exponent that the format has."""
-        limit = self._limit(size, backward)
-        exponent = Signal(self.sums.exp_bits, name=f"exponent_{name}")
-        inside: Value = Mux(wanted > limit, limit, wanted)
-        if self.deep:  # without the carries of a comparison
-            of_formats = [
-                wanted[: fmt.exp_bits] | wanted[fmt.exp_bits : -1].any().replicate(fmt.exp_bits)
-                for fmt in self.sums.formats
-                if fmt.block_size == size
-            ]
-            inside = of_formats[0] if len(of_formats) == 1 else Mux(backward, of_formats[1], of_formats[0])
-        m.d.comb += exponent.eq(Mux(wanted < 0, 0, inside))
-        return exponent
-
-    def _members(
-        self, m: Module, candidates: list[Value], extrema: list[Extremum], backward: Value, rank: Rank
-    ) -> dict[tuple[int, int], list[Value]]:
-        """By size and number of a block: the candidates of its segments and, in backward, of its extrema, behind the
-        rank; `deep` each within the format's range, which is sooner than the highest alone and leaves less to compare.
-        """
-        members: dict[tuple[int, int], list[Value]] = {}
-
-        def add(size: int, block: int, candidate: Value, name: str) -> None:
-            value: Value = candidate
-            if self.deep:
-                value = self._in_range(m, candidate, size, backward, f"{name}_{size}")
-            members.setdefault((size, block), []).append(rank.keep(value, f"candidate_{name}_{size}"))
-
-        for size, blocks in self._blocks_of_formats().items():
-            for segment, block in enumerate(blocks):
-                add(size, block, candidates[segment], f"{segment}")
-            if size == self.sums.formats[-1].block_size:
-                for block in dict.fromkeys(blocks):
-                    lanes = range(block * size, (block + 1) * size, self.sums.segment)
-                    for index, extremum in enumerate(extrema):
-                        if any(extremum.may_be_lane(lane) for lane in lanes):
-                            add(size, block, extremum.candidate_in(block), f"own_{index}_{block}")
-        return members
-
-    def _highest(self, m: Module, members: list[Value], name: str) -> Value:
-        """A balanced tree; `deep` compares three at a time, each with each."""
-        level, most = 0, 3 if self.deep else 2
-        while len(members) > 1:
-            following: list[Value] = []
-            for index in range(0, len(members), most):
-                first, *others = members[index : index + most]
-                higher = Signal(first.shape(), name=f"higher_{name}_{level}_{index}")
-                if not others:
-                    m.d.comb += higher.eq(first)
-                elif len(others) == 1:
-                    m.d.comb += higher.eq(Mux(others[0] > first, others[0], first))
-                else:
-                    second, third = others
-                    is_third = (third > first) & (third > second)
-                    m.d.comb += higher.eq(Mux(is_third, third, Mux(second > first, second, first)))
-                following.append(higher)
-            members, level = following, level + 1
-        return members[0]
-
-    def _shared_exps(
-        self, m: Module, highest: dict[tuple[int, int], Value], backward: Value
-    ) -> list[tuple[Value, Value]]:
-        """For each segment, its block's shared exponent, and whether that may go one higher.
-
-        The highest that a segment or an extremum of the block asks for, within the format's range.
-        """
-        choices = []  # per block size, the values of each segment
-        for size, blocks in self._blocks_of_formats().items():
-            limit = self._limit(size, backward)
-            values = {}
-            for block in dict.fromkeys(blocks):
-                wanted = highest[size, block]
-                within_range = wanted if self.deep else self._in_range(m, wanted, size, backward, f"{size}_{block}")
-                values[block] = within_range, wanted < limit
-            choices.append([values[block] for block in blocks])
-        if len(choices) == 1:
-            return choices[0]
-        selected: list[tuple[Value, Value]] = []
-        for segment, (training, gradient) in enumerate(zip(*choices, strict=True)):
-            exponent = Signal(self.sums.exp_bits, name=f"exponent_{segment}")
-            m.d.comb += exponent.eq(Mux(backward, gradient[0], training[0]))
-            selected.append((exponent, Mux(backward, gradient[1], training[1])))
-        return selected
 
     @property
     def _parts(self) -> dict[str, tuple[int, int]]:
