@@ -23,8 +23,6 @@ __all__ = ["Recipe", "cell_recipe", "gate_recipe"]
 DONT_USE = ("*lpflow*", "*probe*", "*macro*", "*dly*", "*clkbuf*", "*clkinv*")
 # Registers with a common enable: from this many on, a clock gate is smaller than their multiplexers.
 CLOCK_GATE_REGISTERS = 4
-# Longer carries become parallel-prefix ones: some 10 % larger, but rippling them would set the clock.
-LONGEST_RIPPLE_CARRY = 32
 # Multipliers with more rows are left to Yosys' carry-save trees, which are larger and faster.
 MOST_MULTIPLIER_ROWS = 8
 
@@ -102,28 +100,14 @@ module array_multiplier (A, B, Y);
 endmodule
 """
 
-RIPPLE_CARRY = f"""\
+RIPPLE_CARRY = """\
 (* techmap_celltype = "$lcu" *)
 module _80_carry (P, G, CI, CO);
   parameter WIDTH = 1;
   (* force_downto *) input [WIDTH-1:0] P, G;
   input CI;
   (* force_downto *) output [WIDTH-1:0] CO;
-  generate if (WIDTH > {LONGEST_RIPPLE_CARRY})
-    \\$__long_carry #(.WIDTH(WIDTH)) _TECHMAP_REPLACE_ (.P(P), .G(G), .CI(CI), .CO(CO));
-  else
-    assign CO = G | (P & {{CO, CI}});
-  endgenerate
-endmodule
-"""
-
-LONG_CARRY = """\
-module \\$__long_carry (P, G, CI, CO);
-  parameter WIDTH = 1;
-  (* force_downto *) input [WIDTH-1:0] P, G;
-  input CI;
-  (* force_downto *) output [WIDTH-1:0] CO;
-  \\$lcu #(.WIDTH(WIDTH)) _TECHMAP_REPLACE_ (.P(P), .G(G), .CI(CI), .CO(CO));
+  assign CO = G | (P & {CO, CI});
 endmodule
 """
 
@@ -150,7 +134,6 @@ endmodule
 FULL_ADDER_SCRIPT = """\
 extract_fa -fa
 techmap -map full_adder_map.v
-techmap -map long_carry.v
 techmap
 opt -fast -nosdff
 splitnets
@@ -196,7 +179,6 @@ def cell_recipe(cells: dict[str, Cell], library_text: str, clock_ns: float | Non
     script += TRIM + "techmap -map multiplier.v t:$mul\nopt -nosdff\n" + ARITHMETIC + _clock_gating(cells.values())
     if adder := _full_adder(cells.values()):
         files["carry.v"] = RIPPLE_CARRY
-        files["long_carry.v"] = LONG_CARRY
         files["full_adder_map.v"] = FULL_ADDER_MAP.format(**adder)
         files["full_adder_unmap.v"] = FULL_ADDER_UNMAP.format(**adder)
         script += "techmap -map carry.v -map +/techmap.v\nopt -fast -nosdff\n" + FULL_ADDER_SCRIPT.format(**adder)

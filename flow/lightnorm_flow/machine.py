@@ -39,7 +39,12 @@ class Timing:
     @property
     def entry(self) -> int:
         """Beats that can wait between the input and `reduce` or the buffer."""
-        return self.reduce - 1
+        return max(self.reduce - 1, 0)
+
+    def behind_last(self, end: int, begin: int) -> int:
+        """The first cycle for another beat, behind a channel's last one, which `reduce` takes at `end`: it lets go of
+        it when the program begins."""
+        return max(end, begin - self.reduce) + 1
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,7 @@ class Machine(Traffic):
         buffer, entry = _Buffer(beats, self.buffer_beats), self.timing.entry
         end, begin, handed, gone = 0, -latency, -latency, 0
         for channel in range(channels):
-            # the last beat of the channel before waits in `reduce` for its own program to begin
-            end = max(max(end + 1, begin - entry) + beats - 1, buffer.room(channel) - entry)
+            end = max(self.timing.behind_last(end, begin) + beats - 1, buffer.room(channel) - entry)
             begin = max(end + self.timing.reduce, begin + latency, handed + self.timing.handover)
             handed = max(begin + latency, gone)
             buffer.taken.append(handed + 1)
@@ -136,7 +140,8 @@ class Machine(Traffic):
             reduced = end + beats
             begin = max(reduced + self.timing.reduce, begin + latency, handed + self.timing.handover)
             handed = max(begin + latency, gone)
-            _, end, gone = self._through(buffer, channel, reduced + 1, handed)
+            accepted = reduced if self.timing.reduce else begin  # `reduce` holds it, or the input does
+            _, end, gone = self._through(buffer, channel, accepted + 1, handed)
         return gone
 
     def _inference(self, channels: int, beats: int, latency: int) -> int:

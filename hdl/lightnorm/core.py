@@ -53,8 +53,8 @@ class Core(wiring.Component):
         channel's last (of either pass) and which elements are not padding; the machine waits for beats; how many
         elements of the beat being taken from `o` saturated.
 
-    One beat per cycle. The output of a channel starts `coefficients.latency` + 5 cycles after its last beat was taken
-    (in inference 5 cycles after its first), in a deep pipeline `coefficients.latency` + 21 (21).
+    One beat per cycle. The output of a channel starts `coefficients.latency` + 3 cycles after its last beat was taken
+    (in inference 4 cycles after its first), in a deep pipeline `coefficients.latency` + 21 (21).
     """
 
     def __init__(self, config: Config, *, observed: bool = False) -> None:
@@ -161,22 +161,33 @@ class Core(wiring.Component):
         beats = [entered.keep(beat, f"beat_{index}") for index, beat in enumerate(beats)]
         is_backward, is_last = entered.keep(backward, "backward"), entered.keep(position.o_last, "last")
         to_reduce, to_apply = entered.keep(to_reduce, "to_reduce"), entered.keep(to_apply, "to_apply")
-        buffer = m.submodules.buffer = Buffer(
-            sums=self.sums, lanes=lanes, beats=config.buffer_beats, deep=config.deep
-        )
         applied = [beat.as_value() for beat in beats[-len(self.sums.formats) :]]
         head, elements = split_beat(m, self.sums, lanes, applied, is_backward, is_last)
-        connect(m, buffer.o, apply.i)
+        # without a buffer no beat goes to both, and the way from apply through reduce back to apply must be cut
+        buffered = entered.valid & to_apply & (reduce_free if config.buffer_beats else 1)
+        if config.buffer_beats or config.deep:
+            buffer = m.submodules.buffer = Buffer(
+                sums=self.sums, lanes=lanes, beats=config.buffer_beats, deep=config.deep
+            )
+            connect(m, buffer.o, apply.i)
+            m.d.comb += [
+                apply.i_elements.eq(buffer.o_elements),
+                buffer.i.payload.head.eq(head),
+                buffer.i.payload.elements.eq(elements),
+                buffer.i.valid.eq(buffered),
+                buffer_ready.eq(buffer.i.ready),
+            ]
+        else:
+            m.d.comb += [
+                apply.i_elements.eq(elements),
+                apply.i.payload.eq(head),
+                apply.i.valid.eq(buffered),
+                buffer_ready.eq(apply.i.ready),
+            ]
         m.d.comb += [
             free.eq(reduce_free & (buffer_ready | ~to_apply)),
             accept.eq(entered.valid & free),
             enter_ready.eq(entered.ready),
-            apply.i_elements.eq(buffer.o_elements),
-            buffer.i.payload.head.eq(head),
-            buffer.i.payload.elements.eq(elements),
-            # without a buffer no beat goes to both, and the way from apply through reduce back to apply must be cut
-            buffer.i.valid.eq(entered.valid & to_apply & (reduce_free if config.buffer_beats else 1)),
-            buffer_ready.eq(buffer.i.ready),
         ]
         if config.deep and config.buffer_beats:
             m.d.comb += buffer.i_offered.eq(entered.valid & to_apply)
@@ -207,7 +218,7 @@ class Core(wiring.Component):
             reduce = m.submodules.reduce = Reduce(spec=spec, lanes=lanes, backward=self.backward, deep=config.deep)
             m.d.comb += [
                 reduce.i.eq(beats[0]),
-                reduce.i_valid.eq(accept & to_reduce),
+                reduce.i_valid.eq((accept if config.deep else entered.valid & (buffer_ready | ~to_apply)) & to_reduce),
                 reduce.i_chunk_end.eq(entered.keep(position.o_chunk_end, "chunk_end")),
                 reduce.i_last.eq(is_last),
                 reduce.i_begin.eq(coefficients.o_begin),
@@ -232,8 +243,8 @@ class Core(wiring.Component):
                 reduce.i_grad.eq(beats[1]),
                 reduce.i_backward.eq(is_backward),
                 reduce.i_records_free.eq(extrema.o_free),
-                extrema.i_record.eq(reduce.o_record),
-                extrema.i_records.eq(reduce.o_records),
+                extrema.i_found.eq(reduce.o_found),
+                extrema.i_close.eq(reduce.o_close),
                 extrema.i_backward.eq(apply.o_backward),
                 extrema.i_take.eq(apply.i.valid & apply.i.ready),
                 extrema.i_last.eq(apply.i.payload.last),

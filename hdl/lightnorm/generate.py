@@ -146,8 +146,8 @@ def _latency(core: Core) -> dict[str, Any]:
     from their handover to the earliest begin of the next program.
     """
     deep = core.config.deep
-    around = {"reduce": 2, "buffer": 4, "apply": 20} if deep else {"reduce": 1, "buffer": 2, "apply": 4}
-    around["handover"] = 2 * deep
+    around = {"reduce": 2, "buffer": 4, "apply": 20} if deep else {"reduce": 0, "buffer": 2, "apply": 3}
+    around["handover"] = 2 if deep else 1
     # what is made of them at the handover takes a cycle in a deep pipeline
     coefficients = {name: latency + deep for name, latency in core.coefficients.latency.items()}
     return {"coefficients": coefficients, **around}

@@ -30,9 +30,11 @@ def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int 
     return shifted
 
 
-def cut_shift_left(m: Module, value: Value, amount: Value, width: int, rank: Rank, *, name: str) -> Signal:
+def cut_shift_left(
+    m: Module, value: Value, amount: Value, width: int, rank: Rank, *, fine_bits: int = FINE_BITS, name: str
+) -> Signal:
     """value << amount, kept to `width` bits; the short steps of it before the rank, the long ones behind."""
-    fine, coarse = amount[:FINE_BITS], amount[FINE_BITS:]
+    fine, coarse = amount[:fine_bits], amount[fine_bits:]
     reach = min(width, len(value) + (1 << len(fine)) - 1)
     started = rank.keep(shift_left(m, value, fine, reach, name=f"{name}_fine"), f"{name}_fine")
     return shift_left(m, started, rank.keep(coarse, f"{name}_coarse"), width, unit=1 << len(fine), name=name)

@@ -3,7 +3,7 @@
 All products of a block share one exponent, so only the term needs aligning, once per block. Per lane there remain the
 multiplier and one adder a bit wider than the product: the aligned term is split as
 
-    term = high * 2^low_bits + low + fraction        (-2^(low_bits-1) <= low < 2^(low_bits-1), 0 <= fraction < 1)
+    |term| = high * 2^low_bits + low + fraction      (-2^(low_bits-1) <= low < 2^(low_bits-1), 0 <= fraction < 1)
 
 in units of the product's last bit. `low + product` fits a signed number of low_bits + 1 bits, and its sign alone says
 how the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong
@@ -135,9 +135,10 @@ class Apply(wiring.Component):
     """One multiplication and one addition per lane and cycle.
 
     `i` offers heads of beats, `i_marks` tells where extrema are in the beat on offer (`o_backward`: whether there can
-    be any), `i_elements` holds the elements of the head taken last. Latency two cycles, `deep` eight; all moves when
-    `i_advance` says so, and `i_ready`, which is the same (see `Pack`). A channel's coefficients are taken before its
-    first beat and held through its last; `deep` they must have been on offer for a cycle.
+    be any), `i_elements` has the elements of the head on offer, `deep` of the one taken last. Latency one cycle, `deep`
+    eight; all moves when `i_advance` says so, and `i_ready`, which is the same (see `Pack`). A channel's
+    coefficients are taken before its first beat and held through its last; `deep` they must have been on offer for a
+    cycle.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, terms: int, deep: bool) -> None:
@@ -176,13 +177,18 @@ class Apply(wiring.Component):
         with m.If(free):
             m.d.sync += held.eq(waiting & settled.valid)
 
-        def of_channel(value: Value, name: str) -> Any:
+        def registered(value: Value, name: str) -> Any:
             register = Signal(value.shape(), name=f"channel_{name}", reset_less=True)
             with m.If(load):
                 m.d.sync += register.eq(value)
             return register
 
+        def of_channel(value: Value, name: str) -> Any:
+            return registered(value, name) if self.deep else value
+
         coefficients = self.i_coefficients.payload
+        if not self.deep:  # fewer registers than of what is made of them
+            coefficients = registered(coefficients, "coefficients")
         coming_backward = coefficients.mode == MODES["backward"] if sums.extrema else Const(0)
         exponents = m.submodules.exponents = ChannelExponents(sums=sums)
         m.d.comb += [
@@ -209,8 +215,8 @@ class Apply(wiring.Component):
         if sums.extrema:
             m.d.comb += self.o_backward.eq(backward)
 
-        def rank(name: str, valid: Value, *, built: bool = False) -> Rank:
-            return Rank(m, name, valid, advance=self.i_advance, built=built or self.deep)
+        def rank(name: str, valid: Value) -> Rank:
+            return Rank(m, name, valid, advance=self.i_advance, built=self.deep)
 
         # 1: exponents of the products
         # it moves with all others, also without a head: what says whether there is one comes late
@@ -263,7 +269,7 @@ class Apply(wiring.Component):
         elements: Any = read.keep(self.i_elements, "elements") if self.deep else self.i_elements
 
         # 2: place the terms among the products
-        placed = rank("placed", read.valid, built=True)
+        placed = rank("placed", read.valid)
         places, units = [], []
         for segment in range(segments):
             placement = m.submodules[f"placement_{segment}"] = Placement(sums=sums)
@@ -340,7 +346,7 @@ class Apply(wiring.Component):
             product, negative = Signal(sums.product_bits, name=f"product_{lane}"), Signal(name=f"negative_{lane}")
             m.d.comb += [
                 product.eq(multiplier.times(elements[lane].significand)),
-                negative.eq(elements[lane].sign ^ scale_sign),
+                negative.eq(elements[lane].sign ^ (scale_sign ^ flags[2])),  # to a positive term
             ]
             products.append(
                 (multiplied.keep(product, f"product_{lane}"), multiplied.keep(negative, f"negative_{lane}"))
@@ -370,9 +376,7 @@ class Apply(wiring.Component):
         aligned = rank("aligned", multiplied.valid)
         for segment, amount in enumerate(coarse):
             magnitude = self._align(m, magnitudes[segment], amount, FINE_BITS, name=f"coarse_{segment}")
-            inverted = Signal(sums.term_bits + 1, name=f"inverted_term_{segment}")
-            m.d.comb += inverted.eq(magnitude ^ flags[2].replicate(sums.term_bits + 1))
-            magnitudes[segment] = aligned.keep(inverted, f"inverted_term_{segment}")
+            magnitudes[segment] = aligned.keep(magnitude, f"term_{segment}")
             units[segment] = aligned.keep(units[segment], f"unit_{segment}")
         products = [
             (aligned.keep(product, f"product_{lane}"), aligned.keep(negative, f"negative_{lane}"))
@@ -383,13 +387,9 @@ class Apply(wiring.Component):
         marks = self._kept_marks(marks, aligned)
         flags = aligned.keep(flags, "flags")
 
-        # 6: give the term its sign
+        # 6: give the products their signs
         added = rank("added", aligned.valid)
-        terms = []
-        for segment in range(segments):
-            signed_term = Signal(signed(sums.term_bits + 1), name=f"signed_term_{segment}")
-            m.d.comb += signed_term.eq(magnitudes[segment].as_signed() + flags[2])
-            terms.append(added.keep(signed_term, f"signed_term_{segment}"))
+        terms = [added.keep(term, f"term_{segment}") for segment, term in enumerate(magnitudes)]
         addends = []
         for lane, (product, negative) in enumerate(products):
             inverted = Signal(signed(sums.product_bits + 1), name=f"inverted_{lane}")
@@ -402,17 +402,16 @@ class Apply(wiring.Component):
 
         # 7: add
         following = Signal(sums.layout(lanes))
-        m.d.comb += [following.backward.eq(flags[0]), following.last.eq(flags[1])]
-        for segment, signed_term in enumerate(terms):
+        m.d.comb += [following.backward.eq(flags[0]), following.last.eq(flags[1]), following.negated.eq(flags[2])]
+        for segment, term in enumerate(terms):
             shared = following.segments[segment]
             low_top = sums.fraction_bits + sums.low_bits
-            rest = signed_term[low_top - 1 :]
-            low = signed_term[sums.fraction_bits : low_top].as_signed()
+            low = term[sums.fraction_bits : low_top].as_signed()
             m.d.comb += [
-                shared.fraction.eq(signed_term[: sums.fraction_bits]),
+                shared.fraction.eq(term[: sums.fraction_bits]),
                 # the low part is signed: where it is negative the high part is one more
-                shared.high.eq(signed_term[low_top:].as_signed() + signed_term[low_top - 1]),
-                shared.has_high.eq(rest.any() & ~rest.all()),
+                shared.high.eq(term[low_top:] + term[low_top - 1]),
+                shared.has_high.eq(term[low_top - 1 :].any()),
                 shared.exponent.eq(added.keep(units[segment], f"unit_{segment}")),
             ]
             for lane in range(segment * sums.segment, (segment + 1) * sums.segment):
@@ -423,11 +422,12 @@ class Apply(wiring.Component):
                 ]
         for (block, kind), (valid, in_lane) in marks.items():
             field = following.extrema[block][kind]
-            total, exponent = own_sums[block, kind].add()
+            total, negated, exponent = own_sums[block, kind].add()
             m.d.comb += [
-                field.sum.eq(total), field.exponent.eq(exponent), field.valid.eq(valid), field.lane.eq(in_lane)
+                field.sum.eq(total), field.negated.eq(negated), field.exponent.eq(exponent), field.valid.eq(valid),
+                field.lane.eq(in_lane),
             ]  # fmt: skip
-        summed = rank("summed", added.valid, built=True)
+        summed = Rank(m, "summed", added.valid, advance=self.i_advance)
         m.d.comb += [self.o.eq(summed.keep(following, "sums")), self.o_valid.eq(summed.valid)]
         return m
 

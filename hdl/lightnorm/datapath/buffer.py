@@ -1,7 +1,8 @@
-"""Holds a channel's beats while its statistics are taken, and reads their exponents a cycle ahead of their elements.
+"""Holds a channel's beats while its statistics are taken.
 
-`apply` places a block's term from its exponent while the elements are still on their way out of the memory: the
-memory's own output register stands in for a pipeline stage of every lane.
+A deep pipeline reads their exponents a cycle ahead of their elements: `apply` places a block's term from its exponent
+while the elements are still on their way out of the memory, whose own output register stands in for a pipeline stage of
+every lane.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Buffer(wiring.Component):
     -----
     i : head and elements of a beat. i_offered (`deep`): one may be valid, known earlier than whether one is; it is
         written meanwhile, into the slot that it then has.
-    o : heads. o_elements : the elements of the head that was taken last, from the cycle after.
+    o : heads. o_elements : the elements of the head on offer, `deep` of the one that was taken last, from the cycle
+        after.
 
     The memories have synchronous, non-transparent read ports, which every FPGA family maps to block RAM. `deep` takes
     the heads on offer from registers, as a block RAM's output comes late in a cycle.
@@ -136,8 +138,8 @@ class Buffer(wiring.Component):
             m.d.comb += [
                 write_lanes.addr.eq(to_write),
                 write_lanes.en.eq(enable),
-                read_lanes.addr.eq(taken),
-                read_lanes.en.eq(take),
+                read_lanes.addr.eq(taken if self.deep else to_read),
+                read_lanes.en.eq(take if self.deep else fetch),
             ]
             for index, lane in enumerate(of_memory):
                 m.d.comb += [

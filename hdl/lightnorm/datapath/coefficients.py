@@ -24,16 +24,14 @@ MODES = {"infer": 0, "train": 1, "backward": 2}
 
 
 def _latency(deep: bool) -> int:
-    """Slots from an operation's last one to the first that can read its result: its ranks, the unrounded result and the
-    result."""
-    return 8 if deep else 2
+    """Slots from an operation's last one to the first that can read its result: its ranks, `deep` the unrounded result,
+    and the result."""
+    return 8 if deep else 1
 
 
-def _quotient_bits_per_cycle(passes: tuple[str, ...], deep: bool) -> int:
-    """The longest program of the default formats must not take longer than 32 beats, `deep` than 99."""
-    if deep:
-        return 1
-    return 3 if "backward" in passes else 2
+def _quotient_bits_per_cycle(deep: bool) -> int:
+    """The longest program of the default formats must not take longer than 31 beats, `deep` than 99."""
+    return 1 if deep else 2
 
 
 def _low_bits(spec: NormSpec) -> int:
@@ -102,8 +100,8 @@ class Coefficients(wiring.Component):
     """The wide unit: plays a pass's program once per `i_request`.
 
     A program takes `latency[pass]` cycles (fewer than 32 for the default formats, `deep` fewer than 98), longer if
-    parameter words are late or result words are not taken. Every operation takes a cycle of operands (two for a full
-    multiplication) and a cycle of rounding, `deep` six more of them, and one for the slot itself; a reciprocal runs
+    parameter words are late or result words are not taken. Every operation takes a cycle (two for a full
+    multiplication), `deep` eight more of them: for its ranks, for rounding and for the slot itself; a reciprocal runs
     beside the others. `o` offers the coefficients until they are taken.
 
     Ports
@@ -122,10 +120,11 @@ class Coefficients(wiring.Component):
         used = {operand for name in passes for operation in PROGRAMS[name] for operand in operation.operands}
         self.statistics = tuple(name for name in statistics_shapes(spec) if name in used)
         self.constants = tuple(name for name in CONSTANTS if name in used)
-        self.reciprocal = Reciprocal(spec=spec, bits_per_cycle=_quotient_bits_per_cycle(passes, deep))
+        self.reciprocal = Reciprocal(spec=spec, bits_per_cycle=_quotient_bits_per_cycle(deep))
         self.pinned = {"spread": 0, "scale": 1} | {
             term: 2 + index for name in passes for index, term in enumerate(TERMS[name])
         }
+        cycles = statistic_cycles(deep, "backward" in passes)
         short = spec.scale.significand_bits <= spec.coef.significand_bits - _low_bits(spec)
         self.programs: dict[str, Program] = {
             name: schedule(
@@ -135,7 +134,7 @@ class Coefficients(wiring.Component):
                 pinned=self.pinned,
                 latency=_latency(deep),
                 # a slot acts two cycles after its step
-                statistics={statistic: cycle - 2 * deep for statistic, cycle in statistic_cycles(deep).items()},
+                statistics={statistic: cycle - 2 * deep for statistic, cycle in cycles.items()},
             )
             for name in passes
         }
@@ -163,7 +162,7 @@ class Coefficients(wiring.Component):
             Signal(wide_layout(fmt), name=f"register_{index}", reset_less=True)
             for index in range(max(program.registers for program in self.programs.values()))
         ]
-        parameter = Signal(wide_layout(fmt), reset_less=True)
+        parameter = Signal(wide_layout(fmt), reset_less=self.deep)
         parameter_valid = Signal()
 
         # the micro-program's controls; `deep` looks them up, then fetches them, before they act
@@ -247,17 +246,17 @@ class Coefficients(wiring.Component):
             adder.i_a.eq(a), adder.i_b.eq(b), adder.i_swap.eq(rank.keep(order.o_swap, "swap")),
             adder.i_places.eq(rank.keep(order.o_places, "places")), adder.i_advance.eq(advance),
         ]  # fmt: skip
-        unrounded = Signal(unrounded_layout(fmt), reset_less=True)
+        unrounded = Signal(unrounded_layout(fmt), reset_less=True)  # not `deep`, of a product's first half
         rank = Rank(m, "partial", Const(1), advance=advance, built=self.deep)
         product = self._multiply(m, a, b, multiplicand, factor, first_half, second_half, unrounded, rank)
-        kind, b_exists = rank.keep(kind, "kind"), rank.keep(b.exponent.any(), "b_exists")
+        kind, a_exists = rank.keep(kind, "kind"), rank.keep(a.exponent.any(), "a_exists")
         result = Signal(unrounded_layout(fmt))
         with m.Switch(kind):
             with m.Case(Kind.MULTIPLY, Kind.MULTIPLY_SCALE):
                 m.d.comb += result.eq(product)
             with m.Case(Kind.RECIPROCAL):
                 m.d.comb += result.eq(reciprocal.o)
-                with m.If(~b_exists):
+                with m.If(~a_exists):
                     m.d.comb += [result.magnitude.eq(0), result.sticky.eq(0)]
             if self.statistics:
                 total = m.submodules.total = TotalSelect(spec=self.spec, names=self.statistics, deep=self.deep)
@@ -267,12 +266,15 @@ class Coefficients(wiring.Component):
                     m.d.comb += result.eq(total.o)
             with m.Default():
                 m.d.comb += result.eq(adder.o)
-        with m.If(advance):
-            m.d.sync += unrounded.eq(result)
+        with m.If(advance if self.deep else advance & first_half):
+            m.d.sync += unrounded.eq(result if self.deep else product)
 
         # rounding
         rounder = m.submodules.rounder = Rounder(fmt=fmt, scale=self.spec.scale, deep=self.deep)
-        m.d.comb += [rounder.i.eq(unrounded), rounder.i_advance.eq(advance), rounder.i_scale.eq(acting.to_scale)]
+        m.d.comb += [
+            rounder.i.eq(unrounded if self.deep else result), rounder.i_advance.eq(advance),
+            rounder.i_scale.eq(acting.to_scale),
+        ]  # fmt: skip
         for index, register in enumerate(registers):
             with m.If(acting.write[index] & advance):
                 m.d.sync += register.eq(rounder.o)
@@ -299,7 +301,8 @@ class Coefficients(wiring.Component):
         if self.deep:  # a register cuts the ways from apply and from the program to the entry
             m.d.sync += may_begin.eq(rests & ~done & ~self.o_begin)
         else:
-            m.d.comb += may_begin.eq(rests & (~done | self.o.ready))
+            # the first result of a program must not wait while it reads statistics
+            m.d.comb += may_begin.eq(rests & ~done & ~self.o_results.valid)
         with m.If(done & self.o.ready):
             m.d.sync += done.eq(0)
         with m.If(running & fetch):
@@ -321,8 +324,11 @@ class Coefficients(wiring.Component):
             take.eq(word.valid & parameter_free),
             self.o_nonfinite.eq(take & ~loaded.o_finite),
         ]
-        with m.If(parameter_free):
-            m.d.sync += parameter_valid.eq(word.valid)
+        if self.deep:
+            with m.If(parameter_free):
+                m.d.sync += parameter_valid.eq(word.valid)
+        else:  # the stream holds it
+            m.d.comb += [parameter_valid.eq(word.valid), parameter.eq(loaded.o)]
         if self.deep:  # known a cycle before, as all of the unit waits for it; a result word must then have left
             needs = Mux(fetch, waits_next.needs_parameter, waits_now.needs_parameter)
             emits = Mux(fetch, waits_next.emit, waits_now.emit)
@@ -331,8 +337,9 @@ class Coefficients(wiring.Component):
             m.d.sync += clear.eq((parameter_next | ~needs) & ~(result_next & emits))
         else:
             m.d.comb += clear.eq((parameter_valid | ~waits_now.needs_parameter) & (result_free | ~waits_now.emit))
-        with m.If(take):
-            m.d.sync += parameter.eq(loaded.o)
+        if self.deep:
+            with m.If(take):
+                m.d.sync += parameter.eq(loaded.o)
         result_word = Signal(wide_layout(fmt), reset_less=True)
         m.d.comb += self.o_results.payload.eq(result_word.as_value() << (23 - fmt.man_bits))
         with m.If(result_free):

@@ -13,16 +13,21 @@ from .windows import Decision, Windows, window
 
 __all__ = ["Extremum"]
 
+BACKWARD = Const(1)
+"""There is an extremum in that pass alone."""
+
 
 class Extremum:
-    """Follows the ranks of `pack`: every method but the questions is a part of a stage, in their order."""
+    """Follows the ranks of `pack`: every method but the questions is a part of a stage, in their order. Its `windows`
+    are those of gradients."""
 
-    def __init__(self, m: Module, windows: Windows, own: Any, backward: Value, block: int, kind: str) -> None:
+    def __init__(self, m: Module, windows: Windows, own: Any, block: int, kind: str) -> None:
         self._module, self._windows, self._sums = m, windows, windows.sums
         self._name, self._block = f"{kind}_{block}", block
         self._block_size = self._sums.spec.activation.block_size
-        self._sum, self._valid, self._lane = own.sum, own.valid, own.lane
-        self._base: Value = windows.base(own.exponent, backward, name=self._name)
+        self._sum, self._negated, self._valid, self._lane = own.sum, own.negated, own.valid, own.lane
+        above = self._sums.own_leading
+        self._base: Value = windows.base(own.exponent, BACKWARD, above=above, name=self._name)
 
     def spread(self, rank: Rank) -> None:
         """The sum inverted where negative, behind the rank."""
@@ -33,10 +38,11 @@ class Extremum:
 
     def cross(self, rank: Rank) -> None:
         """What is needed to the end."""
-        self._sum, self._valid, self._lane, self._base = (
+        self._sum, self._negated, self._valid, self._lane, self._base = (
             rank.keep(value, f"{name}_{self._name}")
             for name, value in (
-                ("sum", self._sum), ("own_valid", self._valid), ("own_lane", self._lane), ("base", self._base)
+                ("sum", self._sum), ("negated", self._negated), ("own_valid", self._valid),
+                ("own_lane", self._lane), ("base", self._base),
             )
         )  # fmt: skip
 
@@ -51,19 +57,19 @@ class Extremum:
         size = self._sums.segment
         return self._valid & (self._lane // size == segment % (self._block_size // size))
 
-    def find(self, backward: Value, rank: Rank, *, deep: bool) -> None:
+    def find(self, rank: Rank, *, deep: bool) -> None:
         """Its leading bit, behind the rank."""
         self._offset = None
         if deep:
-            self._offset = rank.keep(self._windows.offset(self._base, backward), f"offset_{self._name}")
+            self._offset = rank.keep(self._windows.offset(self._base, BACKWARD), f"offset_{self._name}")
         leading, any_bit = leading_one(self._module, self._magnitude, name=f"leading_{self._name}")
         self._leading = rank.keep(leading, f"leading_{self._name}")
         self._any = rank.keep(any_bit, f"any_{self._name}")
 
-    def ask(self, backward: Value) -> None:
+    def ask(self) -> None:
         """For a shared exponent."""
         self._candidate = self._windows.candidate(
-            self._leading, self._any, self._base, self._offset, backward, name=self._name
+            self._leading, self._any, self._base, self._offset, BACKWARD, name=self._name
         )
 
     def candidate_in(self, gradient_block: int) -> Signal:
@@ -123,6 +129,8 @@ class Extremum:
             )
         )  # fmt: skip
 
-    def decide(self, backward: Value) -> Decision:
+    def decide(self) -> Decision:
         """How it rounds."""
-        return self._windows.decision(self._window, self._sticky, self._overflow, self._sign, backward)
+        return self._windows.decision(
+            self._window, self._sticky, self._overflow, self._sign, BACKWARD, self._negated
+        )  # fmt: skip

@@ -51,6 +51,13 @@ class BlockExtrema:
                 key.eq(_order_key(element)),
             ]
             runs.append((key, Const(index, 0), key, Const(index, 0), exists))
+        if not deep:
+            exists = [run[-1] for run in runs]
+            keys = [run[0] for run in runs]
+            self.max, self.max_lane = self._search(m, keys, exists, "max")
+            self.min, self.min_lane = self._search(m, keys, exists, "min")
+            self.empty = ~exists[0]
+            return
         levels = (size - 1).bit_length()
         before = [min(number + 1, levels) if deep else levels for number in range(len(ranks) - 1)] + [levels]  # each
         for level in range(levels + 1):
@@ -61,6 +68,29 @@ class BlockExtrema:
             runs = following + runs[len(runs) // 2 * 2 :]
         ((self.max, self.max_lane, self.min, self.min_lane, exists),) = runs
         self.empty = ~exists
+
+    def _search(self, m: Module, keys: list[Value], exists: list[Value], kind: str) -> tuple[Value, Value]:
+        name, size = f"{kind}_{self._name}", len(keys)
+        bits = len(keys[0])
+        left: Value = Cat(exists)
+        found = Signal(bits, name=name)
+        for bit in reversed(range(bits)):
+            better = Cat(key[bit] if kind == "max" else ~key[bit] for key in keys)
+            some, following = Signal(name=f"some_{name}_{bit}"), Signal(size, name=f"left_{name}_{bit}")
+            m.d.comb += [
+                some.eq((left & better).any()),
+                following.eq(left & (better | (~some).replicate(size))),
+                found[bit].eq(some if kind == "max" else ~some),
+            ]
+            left = following
+        lane: list[Value] = []
+        for bit in reversed(range((size - 1).bit_length() if self._lanes else 0)):
+            lower, upper = left[: 1 << bit], left[1 << bit :]
+            none, half = Signal(name=f"upper_{name}_{bit}"), Signal(1 << bit, name=f"half_{name}_{bit}")
+            m.d.comb += [none.eq(~lower.any()), half.eq(Mux(none, upper, lower))]
+            lane.insert(0, none)
+            left = half
+        return found, Cat(lane)
 
     def _kept(self, run: tuple[Value, ...], rank: Rank, name: str) -> tuple[Value, ...]:
         kinds = ("max", "max_lane", "min", "min_lane", "exists")
@@ -141,41 +171,36 @@ class Normalized(wiring.Component):
 
 
 class FixedPoint(wiring.Component):
-    """A normalized order key as an integer of steps, inverted where negative; combinational, `deep` takes two cycles.
+    """A normalized order key as an integer of steps, or what is `subtracted` for it; combinational, `deep` takes two
+    cycles."""
 
-    The value is `o + o_negative`: the caller's adder takes the one that two's complement still needs.
-    """
-
-    def __init__(self, *, fmt: BlockFormat, deep: bool) -> None:
-        self.format, self.deep = fmt, deep
+    def __init__(self, *, fmt: BlockFormat, subtracted: bool, deep: bool) -> None:
+        self.format, self.subtracted, self.deep = fmt, subtracted, deep
         self.exponent_bits = normalized_exponent_bits(fmt)
         super().__init__(
             {
                 "i_key": In(self.exponent_bits + fmt.man_bits + 1),
                 "o": Out(signed(fmt.significand_bits + fmt.max_shared_exp + 1)),
-                "o_negative": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         fmt = self.format
-        negative = Signal()
-        magnitude = Signal(len(self.i_key) - 1)
+        below_zero, negative = Signal(), Signal()
+        fraction, exponent = Signal(fmt.man_bits), Signal(self.exponent_bits)
         m.d.comb += [
-            negative.eq(~self.i_key[-1]),
-            magnitude.eq(self.i_key[:-1] ^ negative.replicate(len(magnitude))),
+            below_zero.eq(~self.i_key[-1]),
+            exponent.eq(self.i_key[fmt.man_bits : -1] ^ below_zero.replicate(len(exponent))),
+            negative.eq(~below_zero if self.subtracted else below_zero),
+            # inverted where negative: the key's is where below zero
+            fraction.eq(~self.i_key[: fmt.man_bits] if self.subtracted else self.i_key[: fmt.man_bits]),
         ]
-        exponent = magnitude[fmt.man_bits :]
-        significand = Cat(magnitude[: fmt.man_bits], exponent.any())
+        number = Signal(signed(fmt.significand_bits + 1))  # the sign is given before the shift, to fewer bits
+        m.d.comb += number.eq(Cat(fraction, exponent.any() ^ negative, negative).as_signed() + negative)
         # the shift by exponent - 1 - man_bits is made by exponent, and its last man_bits + 1 places, all zeros, dropped
-        width = fmt.significand_bits + fmt.max_shared_exp + fmt.man_bits + 1
         rank, last = (Rank(m, name, Const(1), built=self.deep) for name in ("fine", "coarse"))
-        shifted = cut_shift_left(m, significand, exponent, width, rank, name="shift")
-        is_negative = rank.keep(negative, "negative")
-        steps = shifted[fmt.man_bits + 1 :]
-        m.d.comb += [
-            self.o.eq(last.keep((Cat(steps, 0) ^ is_negative.replicate(len(self.o))).as_signed(), "steps")),
-            self.o_negative.eq(last.keep(is_negative, "negative")),
-        ]
+        width = len(self.o) + fmt.man_bits + 1
+        shifted = cut_shift_left(m, number, exponent, width, rank, fine_bits=2, name="shift")
+        m.d.comb += self.o.eq(last.keep(shifted[fmt.man_bits + 1 :].as_signed(), "steps"))
         return m

@@ -28,7 +28,7 @@ class OwnSum:
 
     def __init__(self, m: Module, sums: SumFormat, name: str) -> None:
         self._module, self._sums, self._name = m, sums, name
-        self._whole = sums.own_bits - GUARD_BITS - 1
+        self._whole = sums.own_whole
 
     def _signal(self, shape: ShapeLike, name: str) -> Signal:
         return Signal(shape, name=f"{name}_{self._name}")
@@ -37,8 +37,9 @@ class OwnSum:
         return tuple(rank.keep(value, f"{name}_{self._name}") for name, value in values.items())
 
     def element(self, element: data.View[data.StructLayout], products: Value, rank: Rank) -> None:
-        """The element; the exponent of the last bit of a product with it."""
-        normalized, zeros = normalize(self._module, element.significand, name=f"zeros_{self._name}")
+        """The element; the exponent of the last bit of a lane's product."""
+        significand_bits = element.significand[self._sums.product_bits - self._sums.own_product_bits :]
+        normalized, zeros = normalize(self._module, significand_bits, name=f"zeros_{self._name}")
         self._element, self._zeros, self._products, self._negative = self._keep(
             rank, element=normalized, zeros=zeros, products=products, negative=element.sign
         )
@@ -48,7 +49,7 @@ class OwnSum:
         sums = self._sums
         # exponent of the product's first bit, biased as a term's
         first = self._signal(signed(sums.exponent_bits + 1), "product_first")
-        product = self._signal(sums.product_bits, "product")
+        product = self._signal(sums.own_product_bits, "product")
         self._module.d.comb += [
             first.eq(self._products - self._zeros + (sums.product_bits - 1 + sums.spec.coef.bias)),
             product.eq(multiplier.times(self._element)),
@@ -65,15 +66,14 @@ class OwnSum:
         most = self._whole + GUARD_BITS
         places, far = self._signal(range(most + 1), "places"), self._signal(1, "far")
         # of any size where one of the numbers is zero; where the distance is negative it is one more than `between`
-        between, near = self._signal(bits + 1, "between"), self._signal(len(places), "near")
+        between = self._signal(bits + 1, "between")
         low = between[: len(places)]
         m.d.comb += [
             distance.eq(term.exponent - self._first),
             term_leads.eq(term.exponent.any() & (~distance[-1] | ~self._product.any())),
             between.eq(distance ^ distance[-1].replicate(len(distance))),
-            near.eq(low + distance[-1]),
-            far.eq(between[len(places) :].any() | Mux(distance[-1], low >= most, low > most)),
-            places.eq(Mux(far, most, near)),
+            far.eq(between[len(places) :].any() | (low > most)),
+            places.eq(Mux(far, most, low)),
             exponent.eq(Mux(term_leads, term.exponent, self._first)),
         ]
         self._term, self._term_sign, self._product, self._negative, self._term_leads, self._places, self._exponent = (
@@ -91,27 +91,24 @@ class OwnSum:
             number = self._signal(whole, f"{name}_bits")
             m.d.comb += number.eq(value << (whole - len(value)))
             numbers.append(number)
-        leading, following = self._signal(whole, "leading"), self._signal(whole, "following")
-        leading_sign, following_sign = self._signal(1, "leading_sign"), self._signal(1, "following_sign")
+        term, product = numbers
+        leading, following = self._signal(whole, "leading"), self._signal(whole + GUARD_BITS, "following")
         m.d.comb += [
-            leading.eq(Mux(term_leads, *numbers)),
-            following.eq(Mux(term_leads, *reversed(numbers))),
-            leading_sign.eq(Mux(term_leads, self._term_sign, self._negative)),
-            following_sign.eq(Mux(term_leads, self._negative, self._term_sign)),
+            leading.eq(Mux(term_leads, term, product)),
+            # a term that does not lead has one more place to go, see `align`
+            following.eq(Mux(term_leads, product << GUARD_BITS, term << (GUARD_BITS - 1))),
         ]
-        last = self._signal(signed(self._sums.exponent_bits), "last_exponent")
-        m.d.comb += last.eq(self._exponent - (whole - 1 + GUARD_BITS + self._sums.spec.coef.bias))
-        wide, fine, coarse = Cat(Const(0, GUARD_BITS), following), self._places[:FINE_BITS], self._places[FINE_BITS:]
-        shifted, sticky = shift_right_sticky(m, wide, fine, name=f"own_fine_{self._name}")
-        led = self._signal(self._sums.own_bits + 1, "led")
-        m.d.comb += led.eq(Cat(Const(0, GUARD_BITS), leading) ^ leading_sign.replicate(len(led)))
-        self._led, self._shifted, self._coarse, self._leading_sign, self._following_sign, self._exponent = self._keep(
-            rank, led=led, shifted=shifted | sticky, coarse=coarse, leading_sign=leading_sign,
-            following_sign=following_sign, last_exponent=last,
+        leading_sign = Mux(term_leads, self._term_sign, self._negative)
+        fine, coarse = self._places[:FINE_BITS], self._places[FINE_BITS:]
+        shifted, sticky = shift_right_sticky(m, following, fine, name=f"own_fine_{self._name}")
+        self._leading, self._shifted, self._coarse, self._negated, self._subtract, self._exponent = self._keep(
+            rank, leading=leading, shifted=shifted | sticky, coarse=coarse, negated=leading_sign,
+            subtract=self._term_sign ^ self._negative, exponent=self._exponent[: self._sums.exponent_bits].as_signed(),
         )  # fmt: skip
 
-    def add(self) -> tuple[Signal, Value]:
-        """The rest of the way; the sum, and the exponent of its last bit."""
+    def add(self) -> tuple[Signal, Value, Value]:
+        """The rest of the way; the sum as if the leading number were positive, whether it is not, and its exponent,
+        biased."""
         m, width = self._module, self._sums.own_bits + 1
         amount = Cat(Const(0, FINE_BITS), self._coarse)
         shifted, sticky = shift_right_sticky(m, self._shifted, amount, name=f"own_coarse_{self._name}")
@@ -119,10 +116,6 @@ class OwnSum:
         total = self._signal(signed(width), "own_total")
         m.d.comb += [
             aligned.eq(shifted | sticky),
-            total.eq(
-                self._led
-                + (aligned ^ self._following_sign.replicate(width))
-                + (self._leading_sign + self._following_sign)
-            ),
+            total.eq((self._leading << GUARD_BITS) + (aligned ^ self._subtract.replicate(width)) + self._subtract),
         ]
-        return total, self._exponent
+        return total, self._negated, self._exponent

@@ -30,8 +30,7 @@ class Pack(wiring.Component):
 
     `o_ready` says that everything from `apply` on moves: the last registers are free or being taken; `deep` has room
     for a beat more, and says so from a register. `o_advance` is the same, `deep` from another one, for all that moves.
-    The payload of `o` holds while it waits; not `deep`, the rounding behind the registers is combinational.
-    `o_saturated`: of the beat being taken.
+    The payload of `o` holds while it waits. `o_saturated`: of the beat being taken.
     """
 
     def __init__(self, *, sums: SumFormat, lanes: int, deep: bool) -> None:
@@ -51,24 +50,24 @@ class Pack(wiring.Component):
         m = Module()
         sums, lanes = self.sums, self.lanes
         segments = range(lanes // sums.segment)
-        windows = Windows(m, sums)
+        windows, windows_of_gradients = Windows(m, sums), Windows(m, sums.of_gradients)
         previous = self.i_valid
 
-        def rank(name: str, *, built: bool = False) -> Rank:
+        def rank(name: str) -> Rank:
             nonlocal previous
-            made = Rank(m, name, previous, advance=self.o_advance, built=built or self.deep)
+            made = Rank(m, name, previous, advance=self.o_advance, built=self.deep)
             previous = made.valid
             return made
 
         shared: Any = self.i.segments
         own_lanes: Any = self.i.lanes
-        flags = Cat(self.i.backward, self.i.last)
+        flags = Cat(self.i.backward, self.i.last, self.i.negated)
         bases: list[Value] = [
             windows.base(shared[segment].exponent - sums.fraction_bits, self.i.backward, name=f"{segment}")
             for segment in segments
         ]
         extrema = [
-            Extremum(m, windows, self.i.extrema[block][kind], self.i.backward, block, kind)
+            Extremum(m, windows_of_gradients, self.i.extrema[block][kind], block, kind)
             for block in range(lanes // sums.spec.activation.block_size if sums.extrema else 0)
             for kind in ("max", "min")
         ]
@@ -104,7 +103,7 @@ class Pack(wiring.Component):
             for segment, base in enumerate(bases)
         ]
         for extremum in extrema:
-            extremum.find(flags[0], found, deep=self.deep)
+            extremum.find(found, deep=self.deep)
         cross(found)
 
         # 7: the shared exponent that each asks for
@@ -114,7 +113,7 @@ class Pack(wiring.Component):
             for segment, top in enumerate(tops)
         ]
         for extremum in extrema:
-            extremum.ask(flags[0])
+            extremum.ask()
         agreement = SharedExponents(m, sums, lanes, deep=self.deep)
         members = agreement.members(candidates, extrema, flags[0], asked)
         cross(asked)
@@ -179,9 +178,9 @@ class Pack(wiring.Component):
         cross(cut)
 
         # 12: how they round
-        decided = rank("decided", built=True)
-        decisions = [windows.decision(*piece, flags[0]).only_if(valid) for piece, valid in pieces]
-        own_decisions = [extremum.decide(flags[0]) for extremum in extrema]
+        decided = rank("decided")
+        decisions = [windows.decision(*piece, flags[0], flags[2]).only_if(valid) for piece, valid in pieces]
+        own_decisions = [extremum.decide() for extremum in extrema]
         rounding = []
         for lane, decision in enumerate(decisions):
             others = [
@@ -232,10 +231,14 @@ class Pack(wiring.Component):
         flags = rounded.keep(flags, "flags")
 
         # 15: encode
-        output = Skid(m, "output", rounded.valid, advance=self.o.ready, built=self.deep)
+        output: Rank | Skid
+        if self.deep:
+            output = Skid(m, "output", rounded.valid, advance=self.o.ready)
+        else:
+            output = Rank(m, "output", rounded.valid, advance=self.o_ready)
         m.d.comb += [
-            self.o_ready.eq(output.ready if self.deep else ~decided.valid | self.o.ready),
-            self.o_advance.eq(~output.full if self.deep else self.o_ready),
+            self.o_ready.eq(output.ready if isinstance(output, Skid) else ~output.valid | self.o.ready),
+            self.o_advance.eq(~output.full if isinstance(output, Skid) else self.o_ready),
             self.o.valid.eq(output.valid),
             self.o.payload.data.eq(output.keep(self._encode(m, exponents, elements, flags[0]), "data")),
             self.o.payload.last.eq(output.keep(flags[1], "last")),
@@ -253,12 +256,12 @@ class Pack(wiring.Component):
         return tops[0] if len(tops) == 1 else Mux(backward, tops[1], tops[0])
 
     def _signs(self, m: Module, shared: Any, own_lanes: Any, name: str) -> list[Signal]:
-        """Sign of every sum: its own where the block's high part is 0, otherwise that of the high part."""
+        """Whether each sum is negative: only where the block's high part is 0."""
         signs = []
         for lane in range(self.lanes):
             of_block = shared[lane // self.sums.segment]
             sign = Signal(name=f"sign_{name}_{lane}")
-            m.d.comb += sign.eq(Mux(of_block.has_high, of_block.high[-1], own_lanes[lane].low[-1]))
+            m.d.comb += sign.eq(~of_block.has_high & own_lanes[lane].low[-1])
             signs.append(sign)
         return signs
 
@@ -282,10 +285,9 @@ class Pack(wiring.Component):
         for name, flags in (("above", above), ("below", below), ("positive", positive), ("negative", negative)):
             some[name] = Signal(name=f"some_{name}_{segment}")
             m.d.comb += some[name].eq(Cat(flags).any())
-        # with a high part every lane has its sign; without, what lies above the low part is sign alone
-        high_sign, high_below = shared.high[-1].replicate(sums.high_bits), (shared.high - 1)[: sums.high_bits]
-        high = ((shared.high ^ high_sign) & some["above"].replicate(sums.high_bits)) | (
-            (high_below ^ high_sign) & some["below"].replicate(sums.high_bits)
+        # without a high part, what lies above the low part is sign alone
+        high = (shared.high & some["above"].replicate(sums.high_bits)) | (
+            (shared.high - 1)[: sums.high_bits] & some["below"].replicate(sums.high_bits)
         )
         fraction = (shared.fraction & some["positive"].replicate(sums.fraction_bits)) | (
             ~shared.fraction & some["negative"].replicate(sums.fraction_bits)
@@ -316,7 +318,6 @@ class Pack(wiring.Component):
         low_first = bits + sums.fraction_bits
         high_first = low_first + sums.low_bits
         kept = windows.from_top_down(dropped)
-        sign = shared.high[-1]
         of_fraction = window(
             m, Cat(below_it, shared.fraction), amounts["fraction"], bits, name=f"fraction_{segment}"
         )  # fmt: skip
@@ -325,11 +326,11 @@ class Pack(wiring.Component):
         of_block: dict[str, tuple[Value, Value, Value]] = {}  # where a lane goes on above or below the high part
         for name, high in (("above", shared.high), ("below", high_below)):
             sticky, over = Signal(name=f"sticky_{name}_{segment}"), Signal(name=f"over_{name}_{segment}")
-            above_it = high[-1].replicate(bits)
+            above_it = high[-1].replicate(bits) if name == "below" else Const(0, bits)
             of_high = window(m, Cat(below_it, high, above_it), amounts["high"], bits, name=f"{name}_{segment}")
             m.d.comb += [
                 sticky.eq((high & dropped[high_first:]).any() | fraction_sticky),
-                over.eq(((high ^ sign.replicate(sums.high_bits)) & ~kept[high_first:]).any() & shared.has_high),
+                over.eq((high & ~kept[high_first:]).any() & shared.has_high),
             ]
             of_block[name] = (
                 rank.keep(of_high | of_fraction, f"window_{name}_{segment}"),

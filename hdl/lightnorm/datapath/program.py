@@ -31,7 +31,7 @@ class Kind(Enum, shape=unsigned(3)):
     ADD = 0
     MULTIPLY = 1
     MULTIPLY_SCALE = 2  # rounded to the scale's format
-    RECIPROCAL = 3  # 0 where the second operand is 0
+    RECIPROCAL = 3  # of the second operand; 0 where the first is 0
     TOTAL = 4  # an exact statistic
 
 
@@ -82,7 +82,7 @@ _STATISTICS = [
 def _affine(mean: str, sigma: str) -> list[Operation]:
     return [
         Operation("spread", Kind.ADD, sigma, "eps"),
-        Operation("invstd", Kind.RECIPROCAL, "spread", sigma),
+        Operation("invstd", Kind.RECIPROCAL, sigma, "spread"),
         Operation("scale", Kind.MULTIPLY_SCALE, "weight", "invstd"),
         Operation("offset", Kind.MULTIPLY, mean, "scale"),
         Operation("shift", Kind.ADD, "bias", "offset", negate_b=True),
@@ -107,11 +107,11 @@ PROGRAMS = {
     "backward": [
         *_STATISTICS,
         Operation("spread", Kind.ADD, "sigma", "eps"),
-        Operation("invstd", Kind.RECIPROCAL, "spread", "sigma"),
+        Operation("invstd", Kind.RECIPROCAL, "sigma", "spread"),
         Operation("scale", Kind.MULTIPLY_SCALE, "weight", "invstd"),
         Operation("grad_bias", Kind.TOTAL, "grad_total"),
         Operation("product", Kind.TOTAL, "product_total"),
-        Operation("mean_part", Kind.MULTIPLY, "mean", "grad_bias"),
+        Operation("mean_part", Kind.MULTIPLY, "grad_bias", "mean"),
         Operation("centered_product", Kind.ADD, "product", "mean_part", negate_b=True),
         Operation("grad_weight", Kind.MULTIPLY, "centered_product", "invstd"),
         Operation("mean_grad", Kind.MULTIPLY, "grad_bias", "inv_count"),
@@ -247,7 +247,7 @@ def _assemble(
         else max(
             (
                 # the recurrence's divisor is looked at until its result is rounded
-                end[user.result] + (latency - 2 if user.kind is Kind.RECIPROCAL else 0)
+                end[user.result] + (max(latency - 2, 0) if user.kind is Kind.RECIPROCAL else 0)
                 for user in operations.values() if value in user.operands
             ),
             default=end[value] + latency - 1,
@@ -272,7 +272,9 @@ def _assemble(
     for word in words:
         slots[max(end[user.result] for user in operations.values() if word in user.operands)].pop_parameter = True
     totals = [operation for operation in operations.values() if operation.kind is Kind.TOTAL]
-    if any(slot.emit or slot.pop_parameter for slot in slots[: max((end[op.result] + 1 for op in totals), default=0)]):
+    reading = slots[: max((end[operation.result] + 1 for operation in totals), default=0)]
+    # a program begins when the result word before is gone, so that its first one need not wait
+    if any(slot.pop_parameter for slot in reading) or sum(slot.emit for slot in reading) > 1:
         raise ValueError("a slot that reads a statistic, or one before it, would wait for a stream")
     return Program(slots, 1 + max(register.values()))
 

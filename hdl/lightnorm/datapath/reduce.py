@@ -27,7 +27,7 @@ from lightnorm_golden.spec import MAX_ELEMENTS, NormSpec
 from ..arith.rank import Rank
 from ..arith.shift import cut_shift_left
 from .beat import beat_layout
-from .extrema import place_layout, record_layout
+from .extrema import found_layout, place_layout
 from .multiplier import Multiplier
 from .order_keys import BlockExtrema, FixedPoint, Normalized, normalized_exponent_bits
 
@@ -36,14 +36,17 @@ __all__ = ["Reduce", "statistic_cycles", "statistics_shapes"]
 ELEMENT_COUNT_BITS = MAX_ELEMENTS.bit_length() - 1
 
 
-def statistic_cycles(deep: bool) -> dict[str, int]:
+def statistic_cycles(deep: bool, backward: bool) -> dict[str, int]:
     """For every statistic the cycle of the coefficients' program (0 is its first) in which it is complete.
 
-    One a cycle, as the one unit reads them. What a `deep` pipeline has first is read first, so that little is delayed.
+    One a cycle, as the one unit reads them: what a `deep` pipeline has first is read first, in a short one what is
+    widest, so that little is delayed.
     """
     if deep:
         return {"total": 4, "grad_total": 5, "product_total": 6, "range_total": 7}
-    return {"total": 0, "range_total": 1, "product_total": 2, "grad_total": 3}
+    if backward:
+        return {"product_total": 0, "range_total": 1, "total": 2, "grad_total": 3}
+    return {"total": 0, "range_total": 1}
 
 
 def statistics_shapes(spec: NormSpec) -> dict[str, tuple[Shape, int]]:
@@ -95,7 +98,7 @@ def _signed_sum(
 class Reduce(wiring.Component):
     """Statistics of each channel, and in a backward build the places of its chunks' extrema.
 
-    One beat per cycle. A channel's last beat waits in the first stage until the coefficients' program begins
+    One beat per cycle. A channel's last beat waits, `deep` in the first stage, until the coefficients' program begins
     (`i_begin`); each total is then there in the cycle of the program that `statistic_cycles` says, and in no other.
 
     Ports
@@ -104,16 +107,16 @@ class Reduce(wiring.Component):
     i_offered (`deep`): one may be valid, known earlier than whether one is.
     i_grad : the gradients of the same elements; `i_backward`: they count, and extrema are recorded.
     i_chunk_end, i_last : blocks that close a chunk, the channel's last beat.
-    o_occupied : a beat waits in the first stage. o_request : it is a channel's last. i_begin : the program starts in
-    the next cycle.
+    o_occupied : a beat waits in the first stage. o_request : the one that waits is a channel's last. i_begin : the
+    program starts in the next cycle.
     o_total, o_range_total, o_grad_total, o_product_total : in steps, see `statistics_shapes`.
-    o_record, o_records : per block, whether it closes a chunk, and where that chunk's extrema are.
-    i_records_free : a beat's records can be taken.
+    o_found, o_close : per block, the place of an element that is its chunk's maximum or minimum so far, and whether it
+        closes the chunk. i_records_free : a beat's chunks can be closed.
     """
 
     def __init__(self, *, spec: NormSpec, lanes: int, backward: bool, deep: bool) -> None:
         self.spec, self.lanes, self.backward, self.deep = spec, lanes, backward, deep
-        self.records_on_the_way = 5 if deep else 0  # ranks between the first stage and `o_record`
+        self.records_on_the_way = 5 if deep else 0  # ranks between the first stage and `o_close`
         fmt = spec.activation
         blocks = lanes // fmt.block_size
         self.statistics = {
@@ -137,8 +140,8 @@ class Reduce(wiring.Component):
             ports |= {
                 "i_backward": In(1),
                 "i_grad": In(beat_layout(spec.gradient, lanes)),
-                "o_record": Out(blocks),
-                "o_records": Out(data.ArrayLayout(record_layout(fmt, blocks), blocks)),
+                "o_found": Out(data.ArrayLayout(found_layout(fmt, blocks), blocks)),
+                "o_close": Out(blocks),
                 "i_records_free": In(1),
             }
         super().__init__(ports)
@@ -150,17 +153,17 @@ class Reduce(wiring.Component):
 
         # 1: each block's maximum, minimum and sums
         offered = self.i_offered & self.o_ready if self.deep else None
-        first = Rank(m, "first", self.i_valid, advance=self.o_ready, loads=offered)
+        first = Rank(m, "first", self.i_valid, advance=self.o_ready, loads=offered, built=self.deep)
         last, chunk_end = first.keep(self.i_last, "last"), first.keep(self.i_chunk_end, "chunk_end")
         records = first.keep(self.i_backward, "records") if self.backward else Const(0)  # of chunks that close
         vacant = first.vacant() if self.deep else ~first.valid
         free, go = Signal(), Signal()
         m.d.comb += [
             free.eq(self.i_records_free | ~records if self.backward else 1),
-            self.o_occupied.eq(first.valid),
+            self.o_occupied.eq(first.valid if self.deep else 0),
             self.o_request.eq(~vacant & last & free),
             go.eq(~vacant & free & (self.i_begin | ~last)),
-            self.o_ready.eq(vacant | go),
+            self.o_ready.eq(vacant | go if self.deep else free & (self.i_begin | ~last)),
         ]
         second = Rank(m, "second", go, loads=first.valid, built=self.deep)
         third = Rank(m, "third", second.valid, built=self.deep)
@@ -198,7 +201,8 @@ class Reduce(wiring.Component):
         def total(name: str, addends: list[tuple[Value, Value]], largest_exponent: int, *, behind: int) -> None:
             """`behind`: the cycle in which the addends are there."""
             shape, _ = self.statistics[name]
-            cycle, of_gradients = statistic_cycles(self.deep)[name], name in ("grad_total", "product_total")
+            cycle = statistic_cycles(self.deep, self.backward)[name]
+            of_gradients = name in ("grad_total", "product_total")
             while len(when) <= cycle:
                 later = tuple(Signal(name=f"{kind}_{len(when)}") for kind in ("go", "go_backward", "last"))
                 m.d.sync += [register.eq(value) for register, value in zip(later, when[-1], strict=True)]
@@ -334,10 +338,11 @@ class Reduce(wiring.Component):
         key_bits = normalized_exponent_bits(fmt) + fmt.man_bits + 1
         place = place_layout(fmt, len(summaries))
         carried = {kind: Signal(key_bits, name=f"carried_{kind}", reset_less=True) for kind in ("max", "min")}
-        carried_place = {kind: Signal(place, name=f"carried_{kind}_place", reset_less=True) for kind in ("max", "min")}
         fresh = Signal(init=1)  # the next element is a chunk's first
         beat, odd = Signal(place["beat"].shape), Signal()
-        running, running_place, begins = dict(carried), dict(carried_place), fresh
+        noted_records = noted.keep(records, "records")
+        counts = noted.valid & noted_records
+        running, begins = dict(carried), fresh
         ranges: list[Value] = []
         for index, (extrema, highest) in enumerate(summaries):
             empty = rank.keep(extrema.empty, f"empty_{index}")
@@ -357,40 +362,30 @@ class Reduce(wiring.Component):
                 ]
                 running[kind] = chosen
                 if self.backward:
-                    chosen_place = Signal(place, name=f"{kind}_place_{index}")
-                    here = Signal(place, name=f"{kind}_here_{index}")
+                    found, of_block = self.o_found[index][kind], rank.keep(lane, f"{kind}_lane_{index}")
                     m.d.comb += [
-                        here.beat.eq(beat),
-                        here.block.eq(index),
-                        here.lane.eq(noted.keep(rank.keep(lane, f"{kind}_lane_{index}"), f"{kind}_lane_{index}")),
-                        chosen_place.eq(
-                            Mux(
-                                noted.keep(beyond, f"{kind}_beyond_{index}"),
-                                here.as_value(),
-                                running_place[kind].as_value(),
-                            )
-                        ),
-                        self.o_records[index][kind].eq(chosen_place),
+                        found.valid.eq(counts & noted.keep(beyond, f"{kind}_beyond_{index}")),
+                        found.place.beat.eq(beat),
+                        found.place.block.eq(index),
+                        found.place.lane.eq(noted.keep(of_block, f"{kind}_lane_{index}")),
                     ]
-                    running_place[kind] = chosen_place
                 # without a chunk's end, the key of the number 0
                 closed = Signal(key_bits, name=f"closed_{kind}_{index}", reset_less=True)
                 m.d.sync += closed.eq(Cat(chosen[:-1] & closes.replicate(key_bits - 1), chosen[-1] | ~closes))
-                steps = m.submodules[f"fixed_{kind}_{index}"] = FixedPoint(fmt=fmt, deep=self.deep)
+                steps = FixedPoint(fmt=fmt, subtracted=kind == "min", deep=self.deep)
+                m.submodules[f"fixed_{kind}_{index}"] = steps
                 m.d.comb += steps.i_key.eq(closed)
-                # max - min = max + ~min + 1, each still short of the one that its own inversion needs
-                ranges += [steps.o, steps.o_negative] if kind == "max" else [(~steps.o).as_signed(), ~steps.o_negative]
+                ranges.append(steps.o)
             following = Signal(name=f"begins_{index}")
             m.d.comb += following.eq(Mux(empty, begins, chunk_end[index]))
             begins = following
             if self.backward:
-                record = noted.valid & noted.keep(closes & records, f"record_{index}")
-                m.d.comb += [self.o_record[index].eq(record), self.o_records[index].odd.eq(odd)]
+                m.d.comb += self.o_found[index].odd.eq(odd)
+                m.d.comb += self.o_close[index].eq(counts & noted.keep(closes, f"close_{index}"))
         with m.If(go):
             m.d.sync += [fresh.eq(begins), *(carried[kind].eq(running[kind]) for kind in carried)]
         if self.backward:
-            last, records = noted.keep(last, "last"), noted.keep(records, "records")
+            last = noted.keep(last, "last")
             with m.If(noted.valid):
-                m.d.sync += [carried_place[kind].eq(running_place[kind]) for kind in carried]
-                m.d.sync += [beat.eq(Mux(last, 0, beat + 1)), odd.eq(odd ^ (last & records))]
+                m.d.sync += [beat.eq(Mux(last, 0, beat + 1)), odd.eq(odd ^ (last & noted_records))]
         return ranges

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from amaranth.hdl import signed
@@ -16,8 +16,8 @@ from .beat import beat_layout
 
 __all__ = ["GUARD_BITS", "SumFormat"]
 
-GUARD_BITS = 4
-"""Of a sum of two: where it loses bits below them to the sticky last one, at most three leading bits can cancel."""
+GUARD_BITS = 2
+"""Of a sum of two: where it loses bits below them to the sticky last one, at most two leading bits can cancel."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,18 @@ class SumFormat:
         return max(fmt.man_bits for fmt in self.formats)
 
     @property
+    def of_gradients(self) -> SumFormat:
+        """The same of a machine for backward alone."""
+        return replace(self, formats=self.formats[-1:])
+
+    @property
     def product_bits(self) -> int:
         return self.man_bits + 1 + self.spec.scale.significand_bits
+
+    @property
+    def own_product_bits(self) -> int:
+        """Of a product of an `OwnSum`, whose elements are gradients."""
+        return self.spec.gradient.man_bits + 1 + self.spec.scale.significand_bits
 
     @property
     def exp_bits(self) -> int:
@@ -66,13 +76,23 @@ class SumFormat:
 
     @property
     def high_bits(self) -> int:
-        """Signed."""
-        return self.term_bits + 1 - self.fraction_bits - self.low_bits + 1
+        return self.term_bits - self.fraction_bits - self.low_bits + 1
+
+    @property
+    def own_whole(self) -> int:
+        """Bits of each of the two numbers of an `OwnSum`."""
+        return max(self.own_product_bits, self.spec.coef.significand_bits)
 
     @property
     def own_bits(self) -> int:
         """Magnitude of an `OwnSum`."""
-        return max(self.product_bits, self.spec.coef.significand_bits) + GUARD_BITS + 1
+        return self.own_whole + GUARD_BITS + 1
+
+    @property
+    def own_leading(self) -> int:
+        """From the exponent of an `OwnSum`, which is that of its leading number, biased, down to that of its last
+        bit."""
+        return self.own_whole - 1 + GUARD_BITS + self.spec.coef.bias
 
     @property
     def exponent_bits(self) -> int:
@@ -85,6 +105,7 @@ class SumFormat:
         extremes = [*products, *terms, min(terms) - self.far_distance, min(products) - self.man_bits - self.own_bits]
         extremes += [term - product for term in terms for product in products]
         extremes += [2 * self.far_distance + max(products) - min(min(terms), self.lowest_products)]
+        extremes += [max(products) + self.product_bits + spec.coef.bias]
         return 1 + max(abs(extreme) for extreme in extremes).bit_length()
 
     @property
@@ -103,14 +124,14 @@ class SumFormat:
         return max(beat_layout(fmt, lanes).size for fmt in self.formats)
 
     def layout(self, lanes: int) -> data.StructLayout:
-        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent;
-        `has_high`: the high part is not 0.
+        """Sums of a beat. Per segment: the value of lane i is (high * 2^low_bits + low_i + fraction) * 2^exponent, or
+        minus that where `negated`; `has_high`: the high part is not 0.
 
-        Per activation block, elements of a chunk's extrema: sum * 2^exponent."""
+        Per activation block, elements of a chunk's extrema: +-sum * 2^(exponent - own_leading)."""
         shared = data.StructLayout(
             {
                 "fraction": self.fraction_bits,
-                "high": signed(self.high_bits),
+                "high": self.high_bits,
                 "has_high": 1,
                 "exponent": signed(self.exponent_bits),
             }
@@ -121,11 +142,13 @@ class SumFormat:
             "lanes": data.ArrayLayout(lane, lanes),
             "backward": 1,
             "last": 1,
+            "negated": 1,
         }
         if self.extrema:
             own = data.StructLayout(
                 {
                     "sum": signed(self.own_bits + 1),
+                    "negated": 1,
                     "exponent": signed(self.exponent_bits),
                     "valid": 1,
                     "lane": range(self.spec.activation.block_size),

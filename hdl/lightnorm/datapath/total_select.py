@@ -44,11 +44,20 @@ class TotalSelect(wiring.Component):
         digit = fmt.significand_bits
         count = max(-(-self.shapes[name][0].width // digit) for name in self.names)
         chosen, base = Signal(signed(count * digit)), Signal(signed(11))
+        exists, sign = Signal(count), Signal()
         with m.Switch(self.i_select):
             for index, name in enumerate(self.names):
                 with m.Case(index):
                     exponent = fmt.bias + self.shapes[name][1] + digit
-                    m.d.comb += [chosen.eq(getattr(self, f"i_{name}")), base.eq(exponent)]
+                    value = getattr(self, f"i_{name}")
+                    m.d.comb += [chosen.eq(value), base.eq(exponent)]
+                    if not self.deep:  # zeros above its own digits, which is smaller
+                        own_digits = -(-(len(value) + (not value.shape().signed)) // digit)
+                        m.d.comb += [
+                            chosen[own_digits * digit :].eq(0),
+                            exists.eq((1 << own_digits) - 1),
+                            sign.eq(value[-1] if value.shape().signed else 0),
+                        ]
         part = PART_BITS if self.deep else digit
         parts = [
             chosen[first : min(first + part, end)]
@@ -66,13 +75,14 @@ class TotalSelect(wiring.Component):
         nonzero, differs = Signal(count), Signal(count)  # from the sign
         of_digits = [slice(first, first + len(parts) // count) for first in range(0, len(parts), len(parts) // count)]
         m.d.comb += [
-            negative.eq(chosen[-1]),
+            negative.eq(chosen[-1] if self.deep else sign),
             nonzero.eq(Cat(nonzero_parts[of_digit].any() for of_digit in of_digits)),
             differs.eq(Mux(negative, ~Cat(ones_parts[of_digit].all() for of_digit in of_digits), nonzero)),
         ]
+        candidates: Value = differs if self.deep else differs & exists
         leads = Signal(count)  # the highest that differs, else the lowest
         m.d.comb += leads.eq(
-            Cat(~differs[index + 1 :].any() & (differs[index] if index else 1) for index in range(count))
+            Cat(~candidates[index + 1 :].any() & (candidates[index] if index else 1) for index in range(count))
         )
         rank = Rank(m, "led", Const(1), advance=self.i_advance, built=self.deep)
         chosen, base, negative = rank.keep(chosen, "chosen"), rank.keep(base, "base"), rank.keep(negative, "negative")

@@ -95,15 +95,16 @@ class Position(wiring.Component):
         return Cat(elements > offset + lane if offset + lane else elements.any() for lane in range(self.lanes))
 
     def _count_elements(self, m: Module, first: Signal) -> None:
-        left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on, behind the channel's first beat
-        remaining = Signal(ELEMENT_BITS)
+        # elements from this beat on, behind the channel's first beat; the bits that no beat changes have no register
+        same = (self.lanes & -self.lanes).bit_length() - 1
+        left, remaining = Signal(ELEMENT_BITS - same, reset_less=True), Signal(ELEMENT_BITS)
         m.d.comb += [
-            remaining.eq(Mux(first, self.i_elements, left)),
+            remaining.eq(Cat(self.i_elements[:same], Mux(first, self.i_elements[same:], left))),
             self.o_last.eq(remaining <= self.lanes),
             self.o_lane_valid.eq(self._lanes_within(remaining)),
         ]
         with m.If(self.i_accept):
-            m.d.sync += left.eq(remaining - self.lanes)
+            m.d.sync += left.eq(remaining[same:] - (self.lanes >> same))
 
     def _count_elements_ahead(self, m: Module, moves: Signal, begin: Signal) -> None:
         left = Signal(ELEMENT_BITS, reset_less=True)  # elements from this beat on

@@ -87,12 +87,13 @@ class Windows:
     def by_pass(values: list[int], backward: Value) -> Value:
         return Const(values[0]) if len(values) == 1 else Mux(backward, values[1], values[0])
 
-    def base(self, unit: Value, backward: Value, *, name: str) -> Signal:
-        """Place of the guard bit at exponent 0, in a sum with zeros below it; `unit`: exponent of the sum's last bit.
+    def base(self, unit: Value, backward: Value, *, above: int = 0, name: str) -> Signal:
+        """Place of the guard bit at exponent 0, in a sum with zeros below it; `unit`: exponent of the sum's last bit,
+        or what is so far `above` it.
 
         It is that of a significand of the longest format, plus what the format's own is shorter."""
         base = Signal(signed(self.sums.exponent_bits + 2), name=f"base_{name}")
-        lowest = [1 - fmt.bias + shorter for fmt, shorter in zip(self.sums.formats, self._shorter, strict=True)]
+        lowest = [1 - fmt.bias + shorter + above for fmt, shorter in zip(self.sums.formats, self._shorter, strict=True)]
         self._module.d.comb += base.eq(self.by_pass(lowest, backward) - unit)
         return base
 
@@ -121,8 +122,11 @@ class Windows:
         """Of the places under a window, those in it or under it."""
         return Cat(Const(-1, self.bits), dropped)[: len(dropped)]
 
-    def decision(self, bits: Signal, sticky: Value, overflow: Value, sign: Value, backward: Value) -> Decision:
-        """From the bits of a two's complement sum in the window, and whether there are others below and above it."""
+    def decision(
+        self, bits: Signal, sticky: Value, overflow: Value, sign: Value, backward: Value, negated: Value
+    ) -> Decision:
+        """From the bits of a two's complement sum in the window, whether there are others below and above it, its sign,
+        and whether it is minus the number."""
         sums = self.sums
         guard, truncated = bits[0], bits[1:]
         magnitude = truncated ^ sign.replicate(sums.man_bits + 1)
@@ -132,7 +136,7 @@ class Windows:
             magnitude=magnitude,
             up=round_up(truncated[0], guard, sticky) ^ sign,
             up_bumped=round_up(truncated[1], truncated[0], guard | sticky) ^ sign,
-            sign=sign,
+            sign=sign ^ negated,
             overflow=overflow,
             power=sign & all_ones & ~guard & ~sticky,
         )
