@@ -110,9 +110,10 @@ class Adder(wiring.Component):
             shifted &= ~self.i_places[near:].any().replicate(len(wide_small))
             sticky = any_below(m, wide_small, self.i_places, name="align_dropped")
         rank = Rank(m, "aligned", Const(1), advance=self.i_advance, built=self.deep)
+        differ = rank.keep(large.sign ^ small.sign, "differ")
         aligned, large = rank.keep(shifted, "small") | rank.keep(sticky, "sticky"), rank.keep(large, "large")
         m.d.comb += [
-            subtract.eq(large.sign ^ rank.keep(small.sign, "small_sign")),
+            subtract.eq(differ),
             total.eq(Cat(Const(0, 3), significand(large)) + (aligned ^ subtract.replicate(len(total))) + subtract),
             self.o.sign.eq(large.sign),
             self.o.magnitude.eq(total << (len(self.o.magnitude) - len(total))),

@@ -25,8 +25,9 @@ class BlockExtrema:
     first element that attains each; `empty`: the block is all padding, and they mean nothing. Padding is always behind
     the elements, so that of any run of elements the first one tells whether it holds an element at all.
 
-    A balanced tree before the first of the ranks, of which a `deep` one has a level before each. Everything is behind
-    the last.
+    Bit by bit, from the top, those elements stay in the search that have the better bit, if one of them has it: half
+    the logic of a tree of comparisons. `deep` has that tree, which registers can cut: a level before each of the ranks.
+    Everything is behind the last.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class BlockExtrema:
         name: str,
     ) -> None:
         self._lanes, self._name = lanes, name
-        runs: list[tuple[Value, ...]] = []  # maximum and its lane, minimum and its lane, whether there is an element
+        keys, exist = [], []
         for index in range(size):
             element = block.elements[index]
             exists = Signal(name=f"exists_{name}_{index}")
@@ -50,29 +51,19 @@ class BlockExtrema:
                 exists.eq(~element.sign | element.significand.any()),
                 key.eq(_order_key(element)),
             ]
-            runs.append((key, Const(index, 0), key, Const(index, 0), exists))
-        if not deep:
-            exists = [run[-1] for run in runs]
-            keys = [run[0] for run in runs]
-            self.max, self.max_lane = self._search(m, keys, exists, "max")
-            self.min, self.min_lane = self._search(m, keys, exists, "min")
-            self.empty = ~exists[0]
-            return
-        levels = (size - 1).bit_length()
-        before = [min(number + 1, levels) if deep else levels for number in range(len(ranks) - 1)] + [levels]  # each
-        for level in range(levels + 1):
-            for number, rank in enumerate(ranks):
-                if before[number] == level:
-                    runs = [self._kept(run, rank, f"{level}_{index}") for index, run in enumerate(runs)]
-            following = [self._join(m, runs[i], runs[i + 1], level, i) for i in range(0, len(runs) - 1, 2)]
-            runs = following + runs[len(runs) // 2 * 2 :]
-        ((self.max, self.max_lane, self.min, self.min_lane, exists),) = runs
-        self.empty = ~exists
+            keys.append(key)
+            exist.append(exists)
+        if deep:
+            self._compare(m, keys, exist, ranks)
+        else:
+            self.max, self.max_lane = self._search(m, keys, exist, "max")
+            self.min, self.min_lane = self._search(m, keys, exist, "min")
+            self.empty = ~exist[0]
 
-    def _search(self, m: Module, keys: list[Value], exists: list[Value], kind: str) -> tuple[Value, Value]:
-        name, size = f"{kind}_{self._name}", len(keys)
-        bits = len(keys[0])
-        left: Value = Cat(exists)
+    def _search(self, m: Module, keys: list[Signal], exist: list[Signal], kind: str) -> tuple[Value, Value]:
+        """An extremum and its lane."""
+        name, size, bits = f"{kind}_{self._name}", len(keys), len(keys[0])
+        left: Value = Cat(exist)  # elements that can be it
         found = Signal(bits, name=name)
         for bit in reversed(range(bits)):
             better = Cat(key[bit] if kind == "max" else ~key[bit] for key in keys)
@@ -83,7 +74,7 @@ class BlockExtrema:
                 found[bit].eq(some if kind == "max" else ~some),
             ]
             left = following
-        lane: list[Value] = []
+        lane: list[Value] = []  # of the first that is left
         for bit in reversed(range((size - 1).bit_length() if self._lanes else 0)):
             lower, upper = left[: 1 << bit], left[1 << bit :]
             none, half = Signal(name=f"upper_{name}_{bit}"), Signal(1 << bit, name=f"half_{name}_{bit}")
@@ -91,6 +82,23 @@ class BlockExtrema:
             lane.insert(0, none)
             left = half
         return found, Cat(lane)
+
+    def _compare(self, m: Module, keys: list[Signal], exist: list[Signal], ranks: tuple[Rank, ...]) -> None:
+        """A balanced tree."""
+        runs: list[tuple[Value, ...]] = [  # maximum and its lane, minimum and its lane, whether there is an element
+            (key, Const(index, 0), key, Const(index, 0), exists)
+            for index, (key, exists) in enumerate(zip(keys, exist, strict=True))
+        ]
+        levels = (len(keys) - 1).bit_length()
+        before = [min(number + 1, levels) for number in range(len(ranks) - 1)] + [levels]  # each
+        for level in range(levels + 1):
+            for number, rank in enumerate(ranks):
+                if before[number] == level:
+                    runs = [self._kept(run, rank, f"{level}_{index}") for index, run in enumerate(runs)]
+            following = [self._join(m, runs[i], runs[i + 1], level, i) for i in range(0, len(runs) - 1, 2)]
+            runs = following + runs[len(runs) // 2 * 2 :]
+        ((self.max, self.max_lane, self.min, self.min_lane, exists),) = runs
+        self.empty = ~exists
 
     def _kept(self, run: tuple[Value, ...], rank: Rank, name: str) -> tuple[Value, ...]:
         kinds = ("max", "max_lane", "min", "min_lane", "exists")
