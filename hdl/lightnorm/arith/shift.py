@@ -15,15 +15,22 @@ FINE_BITS = 3
 """Of a shift that is cut: so many low bits of the amount before the registers."""
 
 
-def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int = 1, name: str) -> Signal:
-    """value << (amount * unit), kept to `width` bits, with the sign of a signed value. Short steps first."""
+def shift_left(
+    m: Module, value: Value, amount: Value, width: int, *, unit: int = 1, fill: Value | None = None, name: str
+) -> Signal:
+    """value << (amount * unit), kept to `width` bits, with the sign of a signed value. Short steps first. `fill`: the
+    bits that come in below, else zeros."""
     is_signed = value.shape().signed
     current = value
     for bit in range(len(amount)):
         size = unit << bit
         reach = min(width, len(current) + size)
         step = Signal(Shape(reach, is_signed), name=f"{name}_by_{size}")
-        m.d.comb += step.eq(Mux(amount[bit], current << size, current))
+        moved: Value = current << size
+        if fill is not None:
+            moved = Cat(fill.replicate(size), current)
+            moved = moved.as_signed() if is_signed else moved
+        m.d.comb += step.eq(Mux(amount[bit], moved, current))
         current = step
     shifted = Signal(Shape(width, is_signed), name=f"{name}_out")
     m.d.comb += shifted.eq(current)
@@ -31,13 +38,15 @@ def shift_left(m: Module, value: Value, amount: Value, width: int, *, unit: int 
 
 
 def cut_shift_left(
-    m: Module, value: Value, amount: Value, width: int, rank: Rank, *, fine_bits: int = FINE_BITS, name: str
+    m: Module, value: Value, amount: Value, width: int, rank: Rank, *, fill: Value | None = None, name: str
 ) -> Signal:
     """value << amount, kept to `width` bits; the short steps of it before the rank, the long ones behind."""
-    fine, coarse = amount[:fine_bits], amount[fine_bits:]
+    fine, coarse = amount[:FINE_BITS], amount[FINE_BITS:]
     reach = min(width, len(value) + (1 << len(fine)) - 1)
-    started = rank.keep(shift_left(m, value, fine, reach, name=f"{name}_fine"), f"{name}_fine")
-    return shift_left(m, started, rank.keep(coarse, f"{name}_coarse"), width, unit=1 << len(fine), name=name)
+    started = rank.keep(shift_left(m, value, fine, reach, fill=fill, name=f"{name}_fine"), f"{name}_fine")
+    coarse = rank.keep(coarse, f"{name}_coarse")
+    fill = rank.keep(fill, f"{name}_fill") if fill is not None else None
+    return shift_left(m, started, coarse, width, unit=1 << len(fine), fill=fill, name=name)
 
 
 def shift_right_sticky(m: Module, value: Value, amount: Value, *, name: str) -> tuple[Signal, Signal]:

@@ -179,8 +179,11 @@ class Normalized(wiring.Component):
 
 
 class FixedPoint(wiring.Component):
-    """A normalized order key as an integer of steps, or what is `subtracted` for it; combinational, `deep` takes two
-    cycles."""
+    """A normalized order key as an integer of steps, or what is `subtracted` for it, inverted where negative;
+    combinational, `deep` takes two cycles.
+
+    The value is `o + o_negative`: the caller's adder takes the one that two's complement still needs.
+    """
 
     def __init__(self, *, fmt: BlockFormat, subtracted: bool, deep: bool) -> None:
         self.format, self.subtracted, self.deep = fmt, subtracted, deep
@@ -189,6 +192,7 @@ class FixedPoint(wiring.Component):
             {
                 "i_key": In(self.exponent_bits + fmt.man_bits + 1),
                 "o": Out(signed(fmt.significand_bits + fmt.max_shared_exp + 1)),
+                "o_negative": Out(1),
             }
         )
 
@@ -204,11 +208,14 @@ class FixedPoint(wiring.Component):
             # inverted where negative: the key's is where below zero
             fraction.eq(~self.i_key[: fmt.man_bits] if self.subtracted else self.i_key[: fmt.man_bits]),
         ]
-        number = Signal(signed(fmt.significand_bits + 1))  # the sign is given before the shift, to fewer bits
-        m.d.comb += number.eq(Cat(fraction, exponent.any() ^ negative, negative).as_signed() + negative)
-        # the shift by exponent - 1 - man_bits is made by exponent, and its last man_bits + 1 places, all zeros, dropped
+        number = Signal(signed(fmt.significand_bits + 1))  # inverted before the shift, which has more bits
+        m.d.comb += number.eq(Cat(fraction, exponent.any() ^ negative, negative).as_signed())
+        # the shift by exponent - 1 - man_bits is made by exponent, and its last man_bits + 1 places, all alike, dropped
         rank, last = (Rank(m, name, Const(1), built=self.deep) for name in ("fine", "coarse"))
         width = len(self.o) + fmt.man_bits + 1
-        shifted = cut_shift_left(m, number, exponent, width, rank, fine_bits=2, name="shift")
-        m.d.comb += self.o.eq(last.keep(shifted[fmt.man_bits + 1 :].as_signed(), "steps"))
+        shifted = cut_shift_left(m, number, exponent, width, rank, fill=negative, name="shift")
+        m.d.comb += [
+            self.o.eq(last.keep(shifted[fmt.man_bits + 1 :].as_signed(), "steps")),
+            self.o_negative.eq(last.keep(shifted[0], "negative")),
+        ]
         return m

@@ -375,7 +375,7 @@ class Reduce(wiring.Component):
                 steps = FixedPoint(fmt=fmt, subtracted=kind == "min", deep=self.deep)
                 m.submodules[f"fixed_{kind}_{index}"] = steps
                 m.d.comb += steps.i_key.eq(closed)
-                ranges.append(steps.o)
+                ranges += [steps.o, steps.o_negative]
             following = Signal(name=f"begins_{index}")
             m.d.comb += following.eq(Mux(empty, begins, chunk_end[index]))
             begins = following
