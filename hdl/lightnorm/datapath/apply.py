@@ -7,7 +7,7 @@ multiplier and one adder a bit wider than the product: the aligned term is split
 
 in units of the product's last bit. `low + product` fits a signed number of low_bits + 1 bits, and its sign alone says
 how the high part goes on: `high` above a positive sum, `high - 1` above a negative one. Both, and the fraction, belong
-to the block, not to a lane.
+to the block, not a lane. Where the term is negative, products take the other sign and `pack` negates what it rounds.
 
 A term so large that every product is below its last bit is moved next to the products (`Placement.far`): neither the
 rounding decision nor the leading bit can tell. A term below half the smallest nonzero product loses bits under
